@@ -1,0 +1,223 @@
+"""Settings of a run: defaults, YAML and overrides -> one frozen, validated RunConfig and its key.
+
+Layers, weakest first: built-in defaults, the data set's defaults, a YAML file, named options,
+``--set a.b=value``. Everything that determines a result is in ``RunConfig``; what must not change
+it beyond rounding (device, precision, workers, folders) is in ``Runtime`` and outside the key.
+"""
+
+import hashlib
+import json
+import math
+from typing import Any, Literal
+
+from pydantic import Field, SerializeAsAny, model_serializer, model_validator
+
+from fskd.data.augment import AugmentSettings
+from fskd.data.samplers.base import SamplerSettings
+from fskd.types import Settings
+
+
+class Component(Settings):
+    """A method, generator or sampler by name, with the settings of each of its parts.
+
+    Attributes:
+        name: Registry name, or several joined by ``+`` (methods only).
+        parts: (name, settings) of each.
+    """
+
+    name: str
+    parts: tuple[tuple[str, SerializeAsAny[Settings]], ...]
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        dumped = {name: settings.model_dump(mode="json") for name, settings in self.parts}
+        own = dumped if len(dumped) > 1 else next(iter(dumped.values()))
+        return {"name": self.name, **own}
+
+
+FULL_SAMPLER = Component(name="stratified", parts=(("stratified", SamplerSettings()),))
+
+
+class DataConfig(Settings):
+    """Which examples are trained on, and how they are moved."""
+
+    name: str
+    root: str | None = Field(None, description="File or folder of the data; not in the key.")
+    image_size: int | None = Field(None, ge=8, le=1024, description="Side of folder images.")
+    download: bool = Field(False, description="Fetch the data if absent; not in the key.")
+    sampler: Component
+    fraction: float | None = Field(None, gt=0, le=1)
+    shots: int | None = Field(None, ge=1, description="Examples per class.")
+    n: int | None = Field(None, ge=1, description="Examples in all.")
+    split_seed: int = Field(ge=0)
+    val: int = Field(0, ge=0, description="Validation examples, taken from outside the subset.")
+    augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "DataConfig":
+        given = [k for k in ("fraction", "shots", "n") if getattr(self, k) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of fraction, shots and n, not {' and '.join(given)}")
+        return self
+
+    @property
+    def size_label(self) -> str:
+        """Short name of the subset's size, as used in folder names and tables."""
+        if self.shots is not None:
+            return f"{self.shots}shot"
+        if self.n is not None:
+            return f"n{self.n}"
+        return f"{100 * (1.0 if self.fraction is None else self.fraction):g}pct"
+
+
+class OptimConfig(Settings):
+    """SGD and its learning rate over time."""
+
+    lr: float = Field(0.2, gt=0, description="Peak learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["onecycle", "cosine", "milestones", "constant"] = "onecycle"
+    warmup: float = Field(0.3, ge=0, lt=1, description="Share of steps with a rising rate.")
+    milestones: tuple[float, ...] = Field(
+        (0.625, 0.75, 0.875), description="Shares of the steps after which the rate drops."
+    )
+    decay: float = Field(0.1, gt=0, le=1, description="Factor at a milestone.")
+    batch_size: int = Field(64, ge=1, description="Student rows a step, generated ones included.")
+    grad_clip: float | None = Field(None, gt=0, description="Largest gradient norm.")
+
+    @model_validator(mode="after")
+    def _legal(self) -> "OptimConfig":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0")
+        return self
+
+
+class BudgetConfig(Settings):
+    """Length of training: optimiser steps, or epochs that are converted to steps.
+
+    One epoch is as many student rows as there are training examples, whichever rows they are, so
+    that arms with the same epochs make the same number of updates and student passes.
+    """
+
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> "BudgetConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+    def to_steps(self, n_train: int, batch_size: int, scale: float = 1.0) -> int:
+        """Optimiser steps for a training set of ``n_train`` examples."""
+        if self.steps is not None:
+            return max(math.ceil(self.steps * scale), 1)
+        epochs = self.epochs or 0.0  # the validator leaves no other case
+        return max(math.ceil(epochs * n_train / batch_size * scale), 1)
+
+
+class TeacherConfig(Settings):
+    """A teacher: a checkpoint, or a run of its own that is made once and reused.
+
+    With a ``teacher`` of its own it is a teacher assistant (a chain).
+    """
+
+    name: str
+    checkpoint: str | None = Field(None, description="Weights file; not in the key (its hash is).")
+    data: Literal["full", "subset"] = Field("full", description="What it is trained on.")
+    seed: int = Field(0, ge=0)
+    method: Component
+    generator: Component | None = None
+    augment: AugmentSettings = AugmentSettings()
+    optim: OptimConfig = OptimConfig()
+    budget: BudgetConfig = BudgetConfig(epochs=40)
+    teacher: "TeacherConfig | None" = None
+
+
+class RunConfig(Settings):
+    """Everything that determines a result.
+
+    Attributes:
+        inputs_sha256: Hashes of inputs that names do not determine (data, checkpoints, networks handed over).
+    """
+
+    data: DataConfig
+    student: str
+    peers: tuple[str, ...] = Field((), description="Networks of further students (online KD).")
+    teacher: TeacherConfig | None = None
+    method: Component
+    generator: Component | None = None
+    optim: OptimConfig = OptimConfig()
+    budget: BudgetConfig = BudgetConfig(steps=800)
+    seed: int = Field(0, ge=0)
+    inputs_sha256: dict[str, str] = Field(default_factory=dict)
+
+    def payload(self) -> dict[str, Any]:
+        """What the key is computed from: the settings without places."""
+        dump = self.model_dump(mode="json")
+        for place in ("root", "download"):
+            dump["data"].pop(place)
+        teacher, level = dump["teacher"], "teacher"
+        while teacher is not None:
+            if teacher.pop("checkpoint") is not None:
+                kept = {"name": teacher["name"], "sha256": self.inputs_sha256.get(level)}
+                teacher.clear()
+                teacher.update(kept)
+                break
+            teacher, level = teacher["teacher"], level + ".teacher"
+        return dump
+
+    def key(self) -> str:
+        """First 16 hexadecimal digits of the sha256 of the canonical JSON."""
+        text = json.dumps(self.payload(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def label(self) -> str:
+        """Readable name of the run's folder, without the key."""
+        student = self.student.replace("/", "_").replace(":", "_")
+        parts = (self.data.name, student, self.method.name, self.data.size_label, f"s{self.seed}")
+        return "-".join(parts)
+
+    def teacher_run(self) -> "RunConfig":
+        """The run that makes this run's teacher."""
+        if self.teacher is None:
+            raise ValueError("this run has no teacher")
+        teacher, data = self.teacher, self.data
+        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0, "val": 0}
+        update: dict[str, Any] = {"augment": teacher.augment}
+        if teacher.data == "full":
+            update |= whole | {"sampler": FULL_SAMPLER}
+        inputs = {
+            name.removeprefix("teacher."): value
+            for name, value in self.inputs_sha256.items()
+            if name == "data" or name.startswith("teacher.")
+        }
+        return RunConfig(
+            data=data.model_copy(update=update),
+            student=teacher.name,
+            teacher=teacher.teacher,
+            method=teacher.method,
+            generator=teacher.generator,
+            optim=teacher.optim,
+            budget=teacher.budget,
+            seed=teacher.seed,
+            inputs_sha256=inputs,
+        )
+
+
+class Runtime(Settings):
+    """How a run is carried out; nothing here changes results beyond rounding."""
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    devices: int = Field(1, ge=1, description="Processes (one per device).")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = Field(False, description="Compile the students with torch.compile.")
+    channels_last: bool = False
+    workers: int = Field(2, ge=0, description="Decoding processes for images on disk.")
+    out: str = Field("runs", description="Folder of all runs.")
+    save_every: float = Field(10.0, ge=0, description="Seconds between saved states.")
+    log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
+    quiet: bool = False
+    debug: bool = False
+    force: bool = False

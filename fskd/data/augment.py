@@ -1,0 +1,79 @@
+"""Augmentation of whole batches as tensor operations, on any device."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from pydantic import Field
+from torch import Tensor
+
+from fskd.types import ImageSet, Settings
+
+
+class AugmentSettings(Settings):
+    """Which random moves a training image undergoes; all off by default."""
+
+    crop: int = Field(0, ge=0, description="Padding in pixels before a random crop to the size.")
+    flip: bool = Field(False, description="Mirror left to right with probability 1/2.")
+    affine: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Strength of small affine moves: 1 is up to 10 degrees, 10 % scale and shift.",
+    )
+
+    @property
+    def active(self) -> bool:
+        """True if anything is random, so that a sample has more than one view."""
+        return bool(self.crop or self.flip or self.affine)
+
+
+def random_crop(images: Tensor, padding: int, rng: torch.Generator) -> Tensor:
+    """Zero-pads by ``padding`` pixels and crops each image to its old size at a random place."""
+    batch, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    corner = torch.randint(2 * padding + 1, (2, batch), generator=rng).to(images.device)
+    rows = corner[0][:, None] + torch.arange(height, device=images.device)
+    columns = corner[1][:, None] + torch.arange(width, device=images.device)
+    which = torch.arange(batch, device=images.device)
+    # Advanced indices around the channel slice put the channel axis last.
+    crops = padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return crops.permute(0, 3, 1, 2).contiguous()
+
+
+def random_flip(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Mirrors each image left to right with probability 1/2."""
+    mirror = (torch.rand(len(images), generator=rng) < 0.5).to(images.device)
+    return torch.where(mirror[:, None, None, None], images.flip(3), images)
+
+
+def random_affine(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
+    """Rotates, scales and shifts each float image a little; what comes in from outside is 0."""
+    draw = (torch.rand(4, len(images), generator=rng) * 2 - 1) * strength
+    angle, scale = draw[0] * math.radians(10), 1 + 0.1 * draw[1]
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    # affine_grid's axes run from -1 to 1, so a shift of 10 % of the side is 0.2.
+    moves = torch.stack([cos, -sin, 0.2 * draw[2], sin, cos, 0.2 * draw[3]], 1).view(-1, 2, 3)
+    grid = F.affine_grid(moves.to(images.device), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid.to(images.dtype), align_corners=False)
+
+
+def normalise(
+    images: UInt8[Tensor, "batch c h w"] | Float[Tensor, "batch c h w"], source: ImageSet
+) -> Float[Tensor, "batch c h w"]:
+    """(x/255 - mean) / std per channel, float32."""
+    mean = torch.tensor(source.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(source.std, device=images.device).view(1, -1, 1, 1)
+    return images.float().mul_(1 / (255 * std)).sub_(mean / std)
+
+
+def augment(images: Tensor, settings: AugmentSettings, rng: torch.Generator) -> Tensor:
+    """Applies the active moves to images (B, C, H, W) on the scale 0..255."""
+    if settings.crop:
+        images = random_crop(images, settings.crop, rng)
+    if settings.flip:
+        images = random_flip(images, rng)
+    if settings.affine:
+        images = random_affine(images.float(), settings.affine, rng)
+    return images

@@ -1,0 +1,71 @@
+"""Images of the user's own in one NumPy archive."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fskd.data.datasets.arrays import from_arrays
+from fskd.data.datasets.base import Source, dataset
+from fskd.data.datasets.files import one_line
+from fskd.errors import DataError, SettingError
+from fskd.types import DataSplits
+
+_KEYS = ("x", "y", "x_test", "y_test")
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+@dataset("npz", user_data=True)
+def npz(source: Source) -> DataSplits:
+    """Images of your own in an ``.npz`` file with ``x``, ``y`` and maybe ``x_test``, ``y_test``.
+
+    ``x`` is (N, H, W), (N, H, W, C) or (N, C, H, W), C of 1 or 3, uint8 or floats in [0, 1] that
+    are rounded to uint8; ``y`` is (N,), whole numbers 0..K-1. Without a test part a stratified
+    quarter is set aside, always the same one. Classes are named by their number; mean and standard
+    deviation are those of the training images. Pickled contents are refused, not run.
+
+    Args:
+        source: The root is the path of the file.
+
+    Raises:
+        SettingError: There is no such file.
+        DataError: The file is damaged or its arrays are not as described.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "squares.npz"
+        ...     np.savez(path, x=np.zeros((8, 4, 4), np.uint8), y=[0, 1] * 4)
+        ...     len(npz(Source(path)).train)
+        6
+    """
+    path = source.root
+    if path is None or not path.is_file():
+        raise SettingError("data.root", path, "the path of an .npz file")
+    arrays = _arrays(path)
+    for key in ("x", "y"):
+        if key not in arrays:
+            raise DataError(f"{path} lacks the array '{key}'")
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise DataError(f"{path} must have both 'x_test' and 'y_test', or neither")
+    test = (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
+    return from_arrays((arrays["x"], arrays["y"]), test, name=str(path))
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an .npz file, or it is cut short")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in _KEYS if key in archive}
+    except _UNREADABLE as error:
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+    for key, array in arrays.items():
+        # A member that is no array comes back as bytes.
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{path}: '{key}' is not an array")
+    return arrays

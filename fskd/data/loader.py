@@ -1,0 +1,258 @@
+"""Batches of training rows, and passes over images for evaluation.
+
+Two loaders behind one interface: images that fit live on the device as uint8 and are cut, flipped
+and normalised as whole batches; images that do not are decoded in worker processes. Which examples
+step t sees is a function of (seed, t): the indices come from an endless stream of permutations, so
+a batch is full even with fewer examples than rows, and a resumed run needs no saved state.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fskd.data.augment import AugmentSettings, augment, normalise
+from fskd.seeding import derive, torch_generator
+from fskd.types import Batch, ImageSet
+
+
+class IndexStream:
+    """Indices of every step: permutations of 0..n-1 laid end to end and cut into rows.
+
+    Args:
+        n: Number of examples.
+        rows: Examples a step.
+        seed: Seed of the order.
+
+    Example:
+        >>> stream = IndexStream(n=3, rows=2, seed=0)
+        >>> sorted(torch.cat([stream(0), stream(1), stream(2)]).tolist())
+        [0, 0, 1, 1, 2, 2]
+    """
+
+    def __init__(self, n: int, rows: int, seed: int) -> None:
+        self.n, self.rows, self.seed = n, rows, seed
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, step: int) -> Tensor:
+        """Indices of one step, int64 (rows,)."""
+        start, parts, missing = step * self.rows, [], self.rows
+        while missing:
+            epoch, offset = divmod(start, self.n)
+            part = self._permutation(epoch)[offset : offset + missing]
+            parts.append(part)
+            start, missing = start + len(part), missing - len(part)
+        return torch.cat(parts)
+
+    def epoch(self, step: int) -> int:
+        """Permutations used up before this step."""
+        return step * self.rows // self.n
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            rng = torch_generator(self.seed, "order", epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.n, generator=rng)
+        return self._order
+
+
+class Loader(Protocol):
+    """What the training loop asks of a loader.
+
+    Attributes:
+        stream: The indices of every step.
+        sharded: True if a batch holds this process's rows only; otherwise it is the joint batch
+            of all processes, which is divided after generation.
+        fixed_views: True if an example always looks the same, so that teacher logits can be kept.
+    """
+
+    stream: IndexStream
+    sharded: bool
+    fixed_views: bool
+
+    def batch(self, step: int) -> Batch:
+        """Real rows of one step."""
+
+
+class DeviceLoader:
+    """Loader of images kept on the device as uint8.
+
+    Args:
+        source: The training images.
+        subset: Positions of the n examples that may be seen, int64 (n,).
+        rows: Real rows a step.
+        moves: Augmentation.
+        seed: Run seed; order and augmentation have streams of their own.
+        device: Where images live and batches are made.
+    """
+
+    sharded = False
+
+    def __init__(
+        self,
+        source: ImageSet,
+        subset: Tensor,
+        rows: int,
+        moves: AugmentSettings,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        if not isinstance(source.images, Tensor):
+            raise TypeError("DeviceLoader needs images in memory; use WorkerLoader")
+        self.images = source.images[subset].to(device)
+        self.targets = source.targets[subset].to(device)
+        self.source, self.moves, self.seed, self.device = source, moves, seed, device
+        self.stream = IndexStream(len(subset), rows, seed)
+        self.fixed_views = not moves.active
+
+    def batch(self, step: int) -> Batch:
+        """Real rows of one step."""
+        index = self.stream(step).to(self.device)
+        images = self.images[index]
+        if self.moves.active:
+            images = augment(images, self.moves, torch_generator(self.seed, "augment", step))
+        return Batch(normalise(images, self.source), self.targets[index], index)
+
+
+class WorkerLoader:
+    """Loader of images on disk, decoded and augmented with torchvision in worker processes.
+
+    ``crop`` means a random resized crop, ``flip`` a mirror image and ``affine`` torchvision's
+    random affine move. Every sample's moves are drawn from (seed, step, row).
+
+    Args:
+        source: The training images (``LazyImages``).
+        subset: Positions of the n examples that may be seen, int64 (n,).
+        rows: Real rows a step, over all processes.
+        moves: Augmentation.
+        seed: Run seed.
+        device: Where batches are put.
+        workers: Worker processes; 0 decodes in this one.
+        rank: Number of this process.
+        world: Number of processes.
+    """
+
+    sharded = True
+
+    def __init__(
+        self,
+        source: ImageSet,
+        subset: Tensor,
+        rows: int,
+        moves: AugmentSettings,
+        seed: int,
+        device: torch.device,
+        workers: int = 2,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.source, self.subset, self.seed, self.device = source, subset, seed, device
+        self.stream = IndexStream(len(subset), rows, seed)
+        self.fixed_views = not moves.active
+        self.dataset = DecodedImages(source, moves)
+        self.workers, self.rank, self.world = workers, rank, world
+        self._next_step = -1
+        self._batches: Iterator[Any] = iter(())
+
+    def batch(self, step: int) -> Batch:
+        """Real rows of one step; steps asked for in order are prefetched."""
+        if step != self._next_step:
+            loader = DataLoader(
+                self.dataset, batch_sampler=_Steps(self, step), num_workers=self.workers
+            )
+            self._batches, self._next_step = iter(loader), step
+        images, index = next(self._batches)
+        self._next_step += 1
+        index = index.to(self.device)
+        targets = self.source.targets[self.subset[index.cpu()]].to(self.device)
+        return Batch(normalise(images.to(self.device), self.source), targets, index)
+
+    def rows_of(self, step: int) -> list[tuple[int, int, int]]:
+        """(position in the data set, position in the subset, seed) of this process's rows."""
+        index = self.stream(step).tolist()
+        return [
+            (int(self.subset[i]), i, derive(self.seed, "augment", step, row))
+            for row, i in enumerate(index)
+            if row % self.world == self.rank
+        ]
+
+
+class _Steps:
+    """Endless batch sampler from one step on."""
+
+    def __init__(self, loader: WorkerLoader, start: int) -> None:
+        self.loader, self.start = loader, start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        step = self.start
+        while True:
+            yield self.loader.rows_of(step)
+            step += 1
+
+
+class DecodedImages(Dataset[tuple[Tensor, int]]):
+    """Decodes one image at a time: uint8 (C, H, W) and its position in the subset."""
+
+    def __init__(self, source: ImageSet, moves: AugmentSettings | None = None) -> None:
+        from torchvision.transforms import v2
+
+        side = source.size[1]
+        steps: list[Any] = []
+        if moves is not None and moves.crop:
+            steps.append(v2.RandomResizedCrop(side, antialias=True))
+        else:
+            steps += [v2.Resize(round(side * 8 / 7), antialias=True), v2.CenterCrop(side)]
+        if moves is not None and moves.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        if moves is not None and moves.affine:
+            a = moves.affine
+            steps.append(v2.RandomAffine(10 * a, (0.1 * a, 0.1 * a), (1 - 0.1 * a, 1 + 0.1 * a)))
+        self.transform = v2.Compose([*steps, v2.PILToTensor()])
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: tuple[int, int, int]) -> tuple[Tensor, int]:
+        position, index, seed = row
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # torchvision's transforms know no other source of randomness
+            image = self.source.images.load(position)  # type: ignore[union-attr]
+            return self.transform(image), index
+
+
+def make_loader(
+    source: ImageSet,
+    subset: Tensor,
+    rows: int,
+    moves: AugmentSettings,
+    seed: int,
+    device: torch.device,
+    workers: int = 2,
+    rank: int = 0,
+    world: int = 1,
+) -> DeviceLoader | WorkerLoader:
+    """The loader that fits the images."""
+    if isinstance(source.images, Tensor):
+        return DeviceLoader(source, subset, rows, moves, seed, device)
+    return WorkerLoader(source, subset, rows, moves, seed, device, workers, rank, world)
+
+
+def chunks(
+    source: ImageSet,
+    device: torch.device,
+    subset: Tensor | None = None,
+    rows: int = 1024,
+    workers: int = 2,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass without augmentation: (normalised images, positions) in order."""
+    order = torch.arange(len(source)) if subset is None else subset
+    if isinstance(source.images, Tensor):
+        for part in order.split(rows):
+            yield normalise(source.images[part].to(device), source), part
+        return
+    rows_of = [[(int(i), int(i), 0) for i in part] for part in order.split(min(rows, 256))]
+    loader = DataLoader(DecodedImages(source), batch_sampler=rows_of, num_workers=workers)
+    for images, part in loader:
+        yield normalise(images.to(device), source), part

@@ -1,0 +1,113 @@
+"""The interface of a generator: a batch of real rows -> the batch with generated rows behind them.
+
+A generator never looks at a network. It says how many rows it wants, draws from the random stream
+it is given, and leaves inputs, labels and indices of the real rows as they are (or drops the real
+rows altogether). Because generated rows follow the real ones, any generator works with any method.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fskd.registry import Registry
+from fskd.types import Batch, Settings
+
+
+class GeneratorSettings(Settings):
+    """Settings of every generator: how many rows are generated, and when."""
+
+    share: float = Field(0.5, gt=0, le=1, description="Share of generated rows; 1: no real rows.")
+    when: Literal["joint", "alternate"] = Field(
+        "joint", description="joint: every step; alternate: a step is all real or all generated."
+    )
+    real_probability: float = Field(
+        0.5, gt=0, lt=1, description="alternate: probability that a step is real."
+    )
+    scale_epochs: bool = Field(
+        False, description="alternate: lengthen training by 1/real_probability."
+    )
+
+
+class Mixed(NamedTuple):
+    """Generated rows.
+
+    Attributes:
+        inputs: (M, C, H, W).
+        targets: Classes of the parents, (M, k), int64.
+        weights: Shares of the parents, (M, k), float.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+class Generator(ABC):
+    """Base class of all generators; call it with a batch and a random stream.
+
+    Args:
+        settings: An instance of ``Settings``; the defaults if None.
+    """
+
+    Settings: ClassVar[type[GeneratorSettings]] = GeneratorSettings
+
+    def __init__(self, settings: GeneratorSettings | None = None) -> None:
+        self.settings = settings or self.Settings()
+
+    @abstractmethod
+    def mix(self, images: Tensor, targets: Tensor, n: int, rng: torch.Generator) -> Mixed:
+        """Makes up to ``n`` rows from real images (B, C, H, W) with classes (B,)."""
+
+    def rows(self, total: int) -> tuple[int, int]:
+        """(real rows to draw, rows to generate) for ``total`` student rows a step."""
+        if self.settings.when == "alternate" or self.settings.share == 1:
+            return total, total
+        generated = min(max(round(total * self.settings.share), 1), max(total - 1, 1))
+        return max(total - generated, 1), generated
+
+    @property
+    def step_scale(self) -> float:
+        """Factor on the number of steps (``scale_epochs``)."""
+        settings = self.settings
+        if settings.when == "alternate" and settings.scale_epochs:
+            return 1 / settings.real_probability
+        return 1.0
+
+    def __call__(self, batch: Batch, rng: torch.Generator, n: int | None = None) -> Batch:
+        """The batch with generated rows.
+
+        Args:
+            batch: Real rows only.
+            rng: CPU generator; the only source of randomness.
+            n: Rows to generate; by default what ``share`` gives for this many real rows.
+
+        Returns:
+            The real rows (none with ``share`` = 1 or in a generated step of ``alternate``)
+            followed by at most ``n`` generated rows.
+        """
+        settings, real = self.settings, batch.n_real
+        if settings.when == "alternate" and (
+            torch.rand((), generator=rng).item() < settings.real_probability
+        ):
+            return batch
+        if n is None:
+            lone = settings.share == 1 or settings.when == "alternate"
+            n = real if lone else max(round(real * settings.share / (1 - settings.share)), 1)
+        mixed = self.mix(batch.inputs, batch.targets, n, rng)
+        if not len(mixed.inputs):
+            return batch
+        keep = 0 if settings.when == "alternate" or settings.share == 1 else real
+        return Batch(
+            torch.cat([batch.inputs[:keep], mixed.inputs]),
+            batch.targets[:keep],
+            batch.indices[:keep],
+            len(mixed.inputs),
+            mixed.targets,
+            mixed.weights,
+        )
+
+
+generators: Registry[type[Generator]] = Registry("generator", "fskd.generators")

@@ -1,0 +1,1 @@
+"""Distillation methods, one file each; ``base`` says what a method is."""

@@ -1,0 +1,148 @@
+"""``a+b``: several methods that share one forward pass per row."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fskd.methods.base import (
+    EpochContext,
+    Losses,
+    Method,
+    MethodSettings,
+    ParamGroup,
+    Phase,
+    Reads,
+    methods,
+)
+from fskd.types import Batch, Outputs, Progress, Shapes
+
+Part = tuple[str, MethodSettings]
+
+
+def merge_reads(reads: Sequence[Reads]) -> Reads:
+    """Everything that any of the parts reads."""
+    return Reads(
+        frozenset().union(*(r.student for r in reads)),
+        frozenset().union(*(r.teacher for r in reads)),
+        any(r.generated for r in reads),
+        any(r.input_grad for r in reads),
+        any(r.teacher_train for r in reads),
+    )
+
+
+def phases_of(parts: Sequence[Part]) -> tuple[Phase, ...]:
+    """Phases of a composition: each part's initial phases in turn, then one joint main phase."""
+    if len(parts) == 1:
+        name, settings = parts[0]
+        return methods.get(name).phases_of(settings)
+    initial: list[Phase] = []
+    mains: list[Phase] = []
+    for name, settings in parts:
+        *first, main = (
+            phase._replace(trains=tuple(_inside(name, t) for t in phase.trains))
+            for phase in methods.get(name).phases_of(settings)
+        )
+        initial += [phase._replace(name=f"{name}.{phase.name}") for phase in first]
+        mains.append(main)
+    trains = tuple(dict.fromkeys(t for main in mains for t in main.trains))
+    joint = Phase(mains[0].name, 1.0, trains, merge_reads([main.reads for main in mains]))
+    return (*initial, joint)
+
+
+def _inside(part: str, trains: str) -> str:
+    """``method.head`` of a part is ``method.parts.<part>.head`` of the composition."""
+    if trains.split(".")[0] != "method":
+        return trains
+    return trains.replace("method", f"method.parts.{part}", 1)
+
+
+class Composite(Method):
+    """Weighted sum of methods; a term that two parts share is taken from the first of them.
+
+    Args:
+        parts: Name and settings of each method.
+        shapes: As for every method.
+    """
+
+    def __init__(self, parts: Sequence[Part], shapes: Shapes) -> None:
+        super().__init__(MethodSettings(), shapes)
+        self.components = tuple(parts)
+        self.parts = nn.ModuleDict(
+            {name: methods.get(name)(settings, shapes) for name, settings in parts}
+        )
+        self.unit_terms = frozenset().union(*(m.unit_terms for m in self._methods()))
+        # Filled by ``views`` and read by the ``forward`` of the same step.
+        self._view_rows: list[int] = [0] * len(parts)
+
+    def _methods(self) -> list[Method]:
+        return [self.parts[name] for name, _ in self.components]  # type: ignore[misc]
+
+    def phases(self) -> tuple[Phase, ...]:
+        """See ``phases_of``."""
+        return phases_of(self.components)
+
+    def _active(self, progress: Progress) -> list[tuple[int, Method, Progress]]:
+        """(position, part, progress as the part knows it) of the parts that have a say now."""
+        part, dot, inner = progress.phase.partition(".")
+        found = list(enumerate(self._methods()))
+        if not dot:
+            return [(i, method, progress) for i, method in found]
+        names = [name for name, _ in self.components]
+        i = names.index(part)
+        return [(i, found[i][1], progress._replace(phase=inner))]
+
+    def views(self, batch: Batch, rng: torch.Generator) -> Tensor | None:
+        """The views of all parts, one after another."""
+        extra = [method.views(batch, rng) for method in self._methods()]
+        self._view_rows = [0 if views is None else len(views) for views in extra]
+        given = [views for views in extra if views is not None]
+        return torch.cat(given) if given else None
+
+    def forward(
+        self,
+        students: tuple[Outputs, ...],
+        teacher: Outputs,
+        batch: Batch,
+        progress: Progress,
+    ) -> Losses:
+        losses: Losses = {}
+        for i, method, inner in self._active(progress):
+            rows = self._rows_of(i, batch)
+            own = method(
+                tuple(student.rows(rows) for student in students),
+                teacher.rows(rows),
+                batch._replace(inputs=batch.inputs[rows]),
+                inner,
+            )
+            losses = own | losses
+        return losses
+
+    def _rows_of(self, i: int, batch: Batch) -> slice | Tensor:
+        """The base rows and the views of part i."""
+        if not any(self._view_rows):
+            return slice(None)
+        start = batch.n_base + sum(self._view_rows[:i])
+        views = range(start, start + self._view_rows[i])
+        return torch.tensor([*range(batch.n_base), *views], device=batch.inputs.device)
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        weights: dict[str, float] = {}
+        for _, method, inner in self._active(progress):
+            weights = method.weights(inner) | weights
+        return weights
+
+    def on_epoch(self, context: EpochContext) -> None:
+        for method in self._methods():
+            method.on_epoch(context)
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [group for method in self._methods() for group in method.param_groups()]
+
+
+def build(parts: Sequence[Part], shapes: Shapes) -> Method:
+    """The method, or the composition of several."""
+    if len(parts) == 1:
+        name, settings = parts[0]
+        return methods.get(name)(settings, shapes)
+    return Composite(parts, shapes)

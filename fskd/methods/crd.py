@@ -1,0 +1,231 @@
+"""CRD: the student's embedding picks the teacher's embedding of the same image."""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from fskd.losses.features import full_precision
+from fskd.losses.targets import at_least_float32
+from fskd.methods.base import (
+    Losses,
+    Method,
+    MethodSettings,
+    Phase,
+    Reads,
+    label_terms,
+    methods,
+    require,
+    teacher_terms,
+)
+from fskd.seeding import torch_generator
+from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+
+# The run's seed does not reach a method; draws depend on this and on the number of calls alone.
+SEED = 0
+EPS = 1e-7
+
+
+class CRDSettings(MethodSettings):
+    """Settings of CRD."""
+
+    weight: float = Field(0.8, ge=0)
+    feat_dim: int = Field(128, gt=0)
+    n_negatives: int = Field(16384, gt=0)
+    tau: float = Field(0.07, gt=0)
+    momentum: float = Field(0.5, ge=0, le=1)
+    ce_weight: float = Field(1.0, ge=0)
+    kd_weight: float = Field(0.0, ge=0)
+    temperature: float = Field(4.0, gt=0)
+
+
+def contrast_scores(
+    anchors: Float[Tensor, "batch dim"],
+    memory: Float[Tensor, "examples dim"],
+    candidates: Int[Tensor, "batch options"],
+    tau: float = 0.07,
+) -> Float[Tensor, "batch options"]:
+    """exp(<memory_k, anchor_b> / tau) for the candidates k of each row, not normalised.
+
+    The product is taken with the whole memory: one matrix product, and batch * examples numbers
+    instead of batch * options * dim.
+
+    Args:
+        anchors: Unit vectors.
+        memory: One vector per training example.
+        candidates: Positions in the memory.
+        tau: Temperature > 0.
+    """
+    with full_precision(anchors):
+        return (anchors @ memory.T).gather(1, candidates).div(tau).exp()
+
+
+def contrastive_loss(scores: Float[Tensor, "batch options"], n_train: int) -> Float[Tensor, ""]:
+    """Noise-contrastive loss of one positive (column 0) against K negatives, mean over rows.
+
+    Args:
+        scores: Normalised scores q >= 0, the positive first.
+        n_train: n; noise is uniform over the examples.
+
+    Returns:
+        -(1/B) sum_b [log(q_b0 / (q_b0 + c)) + sum_k log((K/n) / (q_bk + c))], c = K/n + 1e-7.
+    """
+    noise = (scores.shape[1] - 1) / n_train
+    positive, negatives = scores[:, 0], scores[:, 1:]
+    log_positive = positive.log() - (positive + noise + EPS).log()
+    log_negative = math.log(noise) - (negatives + noise + EPS).log()
+    return -(log_positive + log_negative.sum(1)).mean()
+
+
+def draw_negatives(
+    targets: Int[Tensor, " examples"],
+    classes: Int[Tensor, " batch"],
+    n_negatives: int,
+    rng: torch.Generator,
+) -> Int[Tensor, "batch negatives"]:
+    """Examples of other classes for each row, uniformly, with replacement if there are too few.
+
+    Args:
+        targets: Class of every training example.
+        classes: Class of each row.
+        n_negatives: K.
+        rng: CPU generator.
+
+    Returns:
+        Positions in ``targets``, on the CPU.
+    """
+    targets, rows = targets.cpu(), []
+    for label in classes.tolist():
+        others = (targets != label).nonzero().squeeze(1)
+        if len(others) < n_negatives:
+            picks = torch.randint(len(others), (n_negatives,), generator=rng)
+        else:
+            picks = torch.randperm(len(others), generator=rng)[:n_negatives]
+        rows.append(others[picks])
+    return torch.stack(rows)
+
+
+@methods.register("crd")
+class CRD(Method):
+    """Matches embeddings by contrast: the same image against images of other classes.
+
+    L = ce_weight*CE + weight*(C(v_s, M_t) + C(v_t, M_s)) + kd_weight*KD_T, where v are learned
+    linear maps of the embeddings to unit vectors, M memories of past v with one row per training
+    example, q_k = exp(<M_k, v>/tau)/Z, and
+    C = -mean_b [log h(q_i) + sum_k log((K/n)/(q_k + K/n + 1e-7))], h(q) = q/(q + K/n + 1e-7),
+    with i the row's own example and k its K negatives. Z is the mean score of the first batch
+    times n and stays fixed; memories are updated after they are read.
+
+    Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, arXiv
+    1910.10699. Positions are those within the training subset. Memory initialisation and negatives
+    come from a fixed stream, not from the run's seed, and the number of draws is a buffer, so that
+    a resumed run repeats the uninterrupted one. Generated rows have no position and enter the KD
+    term only.
+    """
+
+    Settings = CRDSettings
+    settings: CRDSettings
+    memory_student: Tensor
+    memory_teacher: Tensor
+    z_student: Tensor
+    z_teacher: Tensor
+    n_draws: Tensor
+
+    def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
+        super().__init__(settings, shapes)
+        n_classes = len(shapes.targets.unique())
+        require(n_classes > 1, "crd", f"a subset with {n_classes} class", "at least 2 classes")
+        dim, n = self.settings.feat_dim, shapes.n_train
+        self.embed_student = nn.Linear(shapes.students[0].embedding[0], dim)
+        self.embed_teacher = nn.Linear(cast(TapShapes, shapes.teacher).embedding[0], dim)
+        bound = 1 / math.sqrt(dim / 3)
+        for role in ("student", "teacher"):
+            rng = torch_generator(SEED, "crd", "memory", role)
+            memory = torch.rand(n, dim, generator=rng).mul(2 * bound).sub(bound)
+            self.register_buffer(f"memory_{role}", memory)
+            self.register_buffer(f"z_{role}", torch.tensor(-1.0))
+        self.register_buffer("n_draws", torch.tensor(0))
+
+    @classmethod
+    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
+        logits, embedding = frozenset({"logits"}), frozenset({"embedding"})
+        with_kd = cast(CRDSettings, settings).kd_weight > 0
+        teacher = embedding | logits if with_kd else embedding
+        return (Phase(reads=Reads(student=embedding | logits, teacher=teacher, generated=with_kd)),)
+
+    def forward(
+        self,
+        students: tuple[Outputs, ...],
+        teacher: Outputs,
+        batch: Batch,
+        progress: Progress,
+    ) -> Losses:
+        student, real = students[0], slice(0, batch.n_real)
+        terms = label_terms(student, batch)
+        if self.settings.kd_weight > 0:
+            terms |= teacher_terms(student, teacher, batch, self.settings.temperature)
+        if batch.n_real:
+            terms["crd"] = self.contrast(
+                student.embedding[real],
+                teacher.embedding[real],
+                batch.indices,
+                self.candidates(batch),
+            )
+        return terms
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        settings = self.settings
+        weights = {"ce": settings.ce_weight, "crd": settings.weight}
+        if settings.kd_weight > 0:
+            weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
+        return weights
+
+    def candidates(self, batch: Batch) -> Tensor:
+        """Positions (B, 1+K) of each row's own example and of fresh negatives."""
+        rng = torch_generator(SEED, "crd", "negatives", int(self.n_draws))
+        self.n_draws += 1
+        negatives = draw_negatives(
+            self.shapes.targets, batch.targets, self.settings.n_negatives, rng
+        ).to(batch.indices.device)
+        return torch.cat([batch.indices.unsqueeze(1), negatives], dim=1)
+
+    def contrast(
+        self, student: Tensor, teacher: Tensor, indices: Tensor, candidates: Tensor
+    ) -> Tensor:
+        """Contrastive loss in both directions; then the memories of the rows are updated.
+
+        Args:
+            student: Embeddings (B, D_s).
+            teacher: Embeddings (B, D_t), treated as constant.
+            indices: Position (B,) of each row in the memories.
+            candidates: Positions (B, 1+K), each row's own first.
+        """
+        anchor_s = F.normalize(at_least_float32(self.embed_student(self._cast(student))), dim=1)
+        anchor_t = F.normalize(
+            at_least_float32(self.embed_teacher(self._cast(teacher.detach()))), dim=1
+        )
+        loss = self._one_side(anchor_s, self.memory_teacher, self.z_student, candidates)
+        loss = loss + self._one_side(anchor_t, self.memory_student, self.z_teacher, candidates)
+        self._remember(self.memory_student, indices, anchor_s)
+        self._remember(self.memory_teacher, indices, anchor_t)
+        return loss
+
+    def _cast(self, embeddings: Tensor) -> Tensor:
+        return embeddings.to(self.embed_student.weight.dtype)
+
+    def _one_side(self, anchors: Tensor, memory: Tensor, z: Tensor, candidates: Tensor) -> Tensor:
+        # Copies, because memory and Z change in place before backward reads them.
+        scores = contrast_scores(anchors, memory.clone(), candidates, self.settings.tau)
+        first = scores.detach().mean() * self.shapes.n_train
+        z.copy_(torch.where(z < 0, first, z))
+        return contrastive_loss(scores / z.clone(), self.shapes.n_train)
+
+    @torch.no_grad()
+    def _remember(self, memory: Tensor, indices: Tensor, anchors: Tensor) -> None:
+        momentum = self.settings.momentum
+        mixed = momentum * memory[indices] + (1 - momentum) * anchors
+        memory.index_copy_(0, indices, F.normalize(mixed, dim=1))

@@ -1,0 +1,109 @@
+"""RKD: distances and angles between the examples of a batch."""
+
+from typing import cast
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from fskd.losses.relations import angles, relative_distances
+from fskd.methods.base import (
+    Losses,
+    Method,
+    MethodSettings,
+    Phase,
+    Reads,
+    label_terms,
+    methods,
+    teacher_terms,
+)
+from fskd.types import Batch, Outputs, Progress
+
+
+class RKDSettings(MethodSettings):
+    """Settings of RKD."""
+
+    dist_weight: float = Field(25.0, ge=0)
+    angle_weight: float = Field(50.0, ge=0)
+    ce_weight: float = Field(1.0, ge=0)
+    kd_weight: float = Field(0.0, ge=0)
+    temperature: float = Field(4.0, gt=0)
+
+
+def distance_loss(
+    student: Float[Tensor, "batch dim_s"], teacher: Float[Tensor, "batch dim_t"]
+) -> Float[Tensor, ""]:
+    """Mean Huber loss (delta 1) over all ordered pairs of relative distances, diagonal included.
+
+    Args:
+        student: Embeddings.
+        teacher: Embeddings of the same rows, treated as constant.
+    """
+    return F.smooth_l1_loss(relative_distances(student), relative_distances(teacher.detach()))
+
+
+def angle_loss(
+    student: Float[Tensor, "batch dim_s"], teacher: Float[Tensor, "batch dim_t"]
+) -> Float[Tensor, ""]:
+    """Mean Huber loss (delta 1) over the cosines of all ordered triples.
+
+    Args:
+        student: Embeddings.
+        teacher: Embeddings of the same rows, treated as constant.
+    """
+    return F.smooth_l1_loss(angles(student), angles(teacher.detach()))
+
+
+@methods.register("rkd")
+class RKD(Method):
+    """Matches distances between pairs and angles between triples of embeddings in a batch.
+
+    L = ce_weight*CE + dist_weight*mean_ij h(d_s,ij - d_t,ij)
+    + angle_weight*mean_ijk h(cos_s,ijk - cos_t,ijk) + kd_weight*KD_T,
+    with d_ij = norm(e_i - e_j) over the mean positive distance, cos_ijk the cosine of the angle at
+    e_i between e_j and e_k, and h the Huber loss with delta 1.
+
+    Park, Kim, Lu and Cho, *Relational Knowledge Distillation*, CVPR 2019, arXiv 1904.05068. Weights
+    as in the CRD benchmark (Tian et al., ICLR 2020). Rows closer than 1e-6 count as one point.
+    Generated rows are used like real ones; with fewer than three rows both terms are left out.
+    """
+
+    Settings = RKDSettings
+    settings: RKDSettings
+
+    @classmethod
+    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
+        logits, embedding = frozenset({"logits"}), frozenset({"embedding"})
+        with_kd = cast(RKDSettings, settings).kd_weight > 0
+        teacher = embedding | logits if with_kd else embedding
+        return (Phase(reads=Reads(student=embedding | logits, teacher=teacher, generated=True)),)
+
+    def forward(
+        self,
+        students: tuple[Outputs, ...],
+        teacher: Outputs,
+        batch: Batch,
+        progress: Progress,
+    ) -> Losses:
+        student = students[0]
+        terms = label_terms(student, batch)
+        if self.settings.kd_weight > 0:
+            terms |= teacher_terms(student, teacher, batch, self.settings.temperature)
+        if batch.n_base >= 3:
+            ours = student.embedding[: batch.n_base]
+            theirs = teacher.embedding[: batch.n_base]
+            terms["rkd_dist"] = distance_loss(ours, theirs)
+            terms["rkd_angle"] = angle_loss(ours, theirs)
+        return terms
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        settings = self.settings
+        weights = {
+            "ce": settings.ce_weight,
+            "rkd_dist": settings.dist_weight,
+            "rkd_angle": settings.angle_weight,
+        }
+        if settings.kd_weight > 0:
+            weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
+        return weights

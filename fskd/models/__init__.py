@@ -1,0 +1,1 @@
+"""Networks, taps, checkpoints and the teacher."""

@@ -1,0 +1,179 @@
+"""Networks by name: the CIFAR zoo of the KD literature, timm, torchvision or anybody's function.
+
+A plain name is looked up in our registry, then in timm, then in torchvision; ``timm:NAME`` and
+``torchvision:NAME`` say which. ``package.module:function`` names a function of one's own.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from types import ModuleType
+
+from torch import nn
+
+from fskd.errors import SettingError
+from fskd.registry import Registry
+
+models: Registry[Callable[..., nn.Module]] = Registry("model", "fskd.models")
+
+OTHERS = "any timm or torchvision name, or package.module:function"
+
+
+def build(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
+    """A freshly initialised network; weights are never downloaded.
+
+    Args:
+        name: Name in our registry, ``timm:NAME``, ``torchvision:NAME``, a plain name that timm or
+            torchvision knows, or ``package.module:function``. The function is called with
+            ``num_classes=`` and, if its signature has it, ``in_channels=``.
+        num_classes: K, the number of logits.
+        in_channels: Channels of the images. torchvision has no such setting, so the first
+            convolution is replaced there when it is not 3.
+
+    Returns:
+        The network, on the CPU and in train mode.
+
+    Raises:
+        SettingError: If the name is unknown, its library is not installed or refuses it, or the
+            function returns something else than a network.
+
+    Example:
+        >>> sum(p.numel() for p in build("resnet20", num_classes=10).parameters())
+        272474
+    """
+    if name in models.names():
+        return models.get(name)(num_classes=num_classes, in_channels=in_channels)
+    source, colon, rest = name.partition(":")
+    if source in LIBRARIES:
+        return _from_library(source, rest, num_classes, in_channels)
+    if colon:
+        return _from_function(source, rest, num_classes, in_channels)
+    for library in LIBRARIES:
+        if _knows(library, name):
+            return _from_library(library, name, num_classes, in_channels)
+    raise SettingError("model", f"'{name}'", _accepted(name))
+
+
+def _accepted(name: str) -> str:
+    ours = models.names()
+    # timm knows well over a thousand names: its nearest is offered only if ours are far off.
+    theirs = (known for library in LIBRARIES for known in _library_names(library))
+    near = get_close_matches(name, ours, 1, 0.75) or get_close_matches(name, set(theirs), 1)
+    first = f"'{near[0]}' (nearest); known: " if near else "one of "
+    return f"{first}{', '.join(ours)}, or {OTHERS}"
+
+
+def _from_library(library: str, name: str, num_classes: int, in_channels: int) -> nn.Module:
+    setting = f"'{library}:{name}'"
+    module = _import_library(library)
+    if module is None:
+        raise SettingError("model", f"{setting} ({library} cannot be imported)", OTHERS)
+    if not _knows(library, name):
+        near = get_close_matches(name, _library_names(library), 1, 0.5)
+        hint = f"'{library}:{near[0]}' (nearest), or " if near else ""
+        raise SettingError("model", setting, f"{hint}another name that {library} knows")
+    try:
+        return LIBRARIES[library](module, name, num_classes, in_channels)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = _first_line(error)
+        raise SettingError("model", f"{setting} ({reason})", "another network") from error
+
+
+def _build_timm(timm: ModuleType, name: str, num_classes: int, in_channels: int) -> nn.Module:
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+
+
+def _build_torchvision(
+    torchvision: ModuleType, name: str, num_classes: int, in_channels: int
+) -> nn.Module:
+    net = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    if in_channels != 3:
+        replace_first_convolution(net, in_channels)
+    return net
+
+
+LIBRARIES: dict[str, Callable[[ModuleType, str, int, int], nn.Module]] = {
+    "timm": _build_timm,
+    "torchvision": _build_torchvision,
+}
+
+
+def replace_first_convolution(net: nn.Module, in_channels: int) -> None:
+    """Replaces the first convolution by a fresh one of the same settings but other input channels.
+
+    Raises:
+        ValueError: If the network has no ungrouped 2-D convolution.
+    """
+    for name, old in net.named_modules():
+        if isinstance(old, nn.Conv2d) and old.groups == 1:
+            break
+    else:
+        raise ValueError("it has no first convolution to replace")
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        old.dilation,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+        padding_mode=old.padding_mode,
+    )
+    parent, _, attribute = name.rpartition(".")
+    setattr(net.get_submodule(parent), attribute, new)
+
+
+def _from_function(module: str, name: str, num_classes: int, in_channels: int) -> nn.Module:
+    setting = f"'{module}:{name}'"
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        accepted = "package.module:function that can be imported"
+        raise SettingError("model", f"{setting} ({_first_line(error)})", accepted) from error
+    settings = {"num_classes": num_classes}
+    if _accepts(function, "in_channels"):
+        settings["in_channels"] = in_channels
+    net = function(**settings)
+    if not isinstance(net, nn.Module):
+        given = f"{setting} (it returned {type(net).__name__})"
+        raise SettingError("model", given, "a function that returns a torch.nn.Module")
+    return net
+
+
+def _accepts(function: Callable[..., object], argument: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # some built-in callables have no signature
+        return False
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return argument in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _library_names(library: str) -> list[str]:
+    module = _import_library(library)
+    if module is None:
+        return []
+    if library == "timm":
+        return list(module.list_models())
+    return list(module.models.list_models(module=module.models))
+
+
+def _knows(library: str, name: str) -> bool:
+    # timm's names may carry the tag of their weights: resnet18.a1_in1k.
+    return name.partition(".")[0] in _library_names(library)
+
+
+def _import_library(library: str) -> ModuleType | None:
+    # On first use: the core works without them, and importing them takes seconds. A torchvision
+    # wheel beside a torch build that it was not made for fails with RuntimeError.
+    try:
+        importlib.import_module(f"{library}.models")
+        return importlib.import_module(library)
+    except (ImportError, RuntimeError):
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

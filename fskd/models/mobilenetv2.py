@@ -1,0 +1,118 @@
+"""MobileNetV2 at half width for small images.
+
+Sandler et al. 2018, arXiv:1801.04381, in the layout of HobbitLong/RepDistiller. Stages: stem, and
+the last block of each of four resolutions or widths. Blocks end without an activation, so their
+pre-activations are the stages themselves; only the stem has a ReLU.
+"""
+
+from torch import Tensor, nn
+
+from fskd.models.catalog import models
+from fskd.models.layers import init_convolutions, init_linears
+from fskd.types import Outputs
+
+# (expands, channels at full width, blocks, stride of the first block)
+GROUPS = (
+    (False, 16, 1, 1),
+    (True, 24, 2, 1),
+    (True, 32, 3, 2),
+    (True, 64, 4, 2),
+    (True, 96, 3, 1),
+    (True, 160, 3, 2),
+    (True, 320, 1, 1),
+)
+STAGE_GROUPS = (1, 2, 4, 6)
+HEAD_WIDTH = 1280
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise 3x3 convolution and linear projection, with a shortcut if sizes agree.
+
+    Args:
+        in_planes: Channels of the input.
+        planes: Channels of the output.
+        stride: Stride of the depthwise convolution.
+        expansion: Channels inside, relative to the input.
+    """
+
+    def __init__(self, in_planes: int, planes: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inside = in_planes * expansion
+        self.has_shortcut = stride == 1 and in_planes == planes
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_planes, inside, 1, bias=False),
+            nn.BatchNorm2d(inside),
+            nn.ReLU(),
+            nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False),
+            nn.BatchNorm2d(inside),
+            nn.ReLU(),
+            nn.Conv2d(inside, planes, 1, bias=False),
+            nn.BatchNorm2d(planes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (rows, planes, H / stride, W / stride)."""
+        return x + self.conv(x) if self.has_shortcut else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 whose stem halves the image once.
+
+    Args:
+        expansion: Channels inside a block, relative to its input.
+        width: Factor on all channels but the 1280 of the head.
+        num_classes: K.
+        in_channels: C.
+    """
+
+    classifier_name = "classifier"
+
+    def __init__(self, expansion: int, width: float, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        planes = int(32 * width)
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_channels, planes, 3, 2, 1, bias=False), nn.BatchNorm2d(planes)
+        )
+        self.blocks = nn.ModuleList()
+        for expands, full_width, n_blocks, stride in GROUPS:
+            group = nn.Sequential()
+            for number in range(n_blocks):
+                in_planes, planes = planes, int(full_width * width)
+                group.append(
+                    InvertedResidual(
+                        in_planes,
+                        planes,
+                        stride if number == 0 else 1,
+                        expansion if expands else 1,
+                    )
+                )
+            self.blocks.append(group)
+        self.conv2 = nn.Sequential(
+            nn.Conv2d(planes, HEAD_WIDTH, 1, bias=False), nn.BatchNorm2d(HEAD_WIDTH), nn.ReLU()
+        )
+        self.classifier = nn.Sequential(nn.Linear(HEAD_WIDTH, num_classes))
+        init_convolutions(self)
+        init_linears(self, 0.01)
+
+    def taps(self, x: Tensor) -> Outputs:
+        """All taps for images (rows, C, H, W)."""
+        before = self.conv1(x)
+        x = before.relu()
+        stages, pre = [x], [before]
+        for number, group in enumerate(self.blocks):
+            x = group(x)
+            if number in STAGE_GROUPS:
+                stages.append(x)
+                pre.append(x)
+        embedding = self.conv2(x).mean((2, 3))
+        return Outputs(self.classifier(embedding), embedding, tuple(stages), tuple(pre))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (rows, K)."""
+        return self.taps(x).logits
+
+
+@models.register("mobilenetv2")
+def mobilenetv2(num_classes: int, in_channels: int = 3) -> MobileNetV2:
+    """MobileNetV2 of half width, expansion 6, 0.81M parameters."""
+    return MobileNetV2(6, 0.5, num_classes, in_channels)

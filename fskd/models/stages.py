@@ -1,0 +1,113 @@
+"""Which nodes of a traced network are its stages.
+
+A *stage* is the last map of each resolution at which there is a convolution, shallow to deep; its
+*pre* is the input of the activation that gave it, or the stage itself if none did. Not counted are
+
+- maps inside a block that lowers the resolution, such as the expansion before its strided
+  convolution, since the stage ended where the block began;
+- maps of one pixel, which come from global pooling or from squeeze and excitation.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.fx.node import Node
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+
+ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
+ACTIVATION_FUNCTIONS = frozenset(
+    "relu relu_ relu6 leaky_relu leaky_relu_ silu gelu elu elu_ selu celu mish softplus "
+    "hardswish hardsigmoid hardtanh sigmoid sigmoid_ tanh tanh_".split()
+)
+
+Resolution = tuple[int, ...]
+
+
+def find_stages(
+    net: nn.Module, tensors: Mapping[Node, Tensor]
+) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """Nodes of the stages, shallow to deep, and of the same maps before their last activation.
+
+    Args:
+        net: The network; targets of the nodes are relative to a module that holds it as ``net``.
+        tensors: What each node gave for a probe, in order of execution.
+    """
+    groups: dict[Resolution, list[Node]] = {}
+    for node, tensor in tensors.items():
+        computed = node.op.startswith("call_")
+        if computed and tensor.dim() == 4 and min(tensor.shape[2:]) > 1:
+            groups.setdefault(tuple(tensor.shape[2:]), []).append(node)
+    groups = {size: nodes for size, nodes in groups.items() if _has_convolution(net, nodes)}
+    inner = _inside_lowering_blocks(net, groups, tensors)
+    outer = [[node for node in nodes if node not in inner] for nodes in groups.values()]
+    last = {nodes[-1] for nodes in outer if _has_convolution(net, nodes)}
+    stages, pre = [], []
+    for node in (node for node in tensors if node in last):
+        while isinstance(module_of(net, node), nn.Identity | _DropoutNd):
+            node = node.all_input_nodes[0]
+        stages.append(node)
+        pre.append(node.all_input_nodes[0] if _is_activation(net, node) else node)
+    return tuple(stages), tuple(pre)
+
+
+def module_of(net: nn.Module, node: Node) -> nn.Module | None:
+    """The module that a node calls; None if it calls something else."""
+    if node.op != "call_module":
+        return None
+    return net.get_submodule(_relative(str(node.target)))
+
+
+def is_activation_module(module: nn.Module | None) -> bool:
+    """Whether a module is an activation of torch or timm, or derived from one."""
+    return any(kind.__module__.startswith(ACTIVATION_MODULES) for kind in type(module).__mro__)
+
+
+def _is_activation(net: nn.Module, node: Node) -> bool:
+    return is_activation_module(module_of(net, node)) or _name(node) in ACTIVATION_FUNCTIONS
+
+
+def _has_convolution(net: nn.Module, nodes: Sequence[Node]) -> bool:
+    return any(isinstance(module_of(net, n), _ConvNd) or _name(n) == "conv2d" for n in nodes)
+
+
+def _name(node: Node) -> str:
+    """Name of the function or method that a node calls; empty for modules."""
+    if node.op == "call_module":
+        return ""
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _inside_lowering_blocks(
+    net: nn.Module, groups: Mapping[Resolution, Sequence[Node]], tensors: Mapping[Node, Tensor]
+) -> set[Node]:
+    """Maps at the input's resolution of blocks that go from one resolution to the next.
+
+    Blocks are modules with a forward pass of their own (a Sequential may be most of the network)
+    that do not hold the network's first map.
+    """
+    maps: dict[str, list[Node]] = {}
+    sizes = {node: size for size, nodes in groups.items() for node in nodes}
+    for node in (node for node in tensors if node in sizes):
+        for path in _modules_around(node):
+            maps.setdefault(path, []).append(node)
+    first = next((node for node in tensors if node in sizes), None)
+    inner: set[Node] = set()
+    for path, nodes in maps.items():
+        end = sizes[nodes[-1]]
+        levels = {sizes[node] for node in nodes}
+        is_block = nodes[0] is not first and not isinstance(net.get_submodule(path), nn.Sequential)
+        if is_block and len(levels) == 2:
+            inner.update(node for node in nodes if sizes[node] != end)
+    return inner
+
+
+def _modules_around(node: Node) -> list[str]:
+    """Paths of the modules whose forward pass a node belongs to, without the network itself."""
+    stack = node.meta.get("nn_module_stack", {})
+    paths = (_relative(str(entry[0])) for entry in stack.values())
+    return [path for path in dict.fromkeys(paths) if path]
+
+
+def _relative(path: str) -> str:
+    return path.removeprefix("net").removeprefix(".")

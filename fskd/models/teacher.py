@@ -1,0 +1,79 @@
+"""The teacher: frozen, in eval mode, its logits kept where a sample has only one view."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fskd.models.taps import LOGITS, FeatureNet
+from fskd.types import Batch, Outputs
+
+
+class Teacher:
+    """A frozen network that answers for whole batches and counts what it was asked.
+
+    Not a module: it stays outside the module that is trained, wrapped and saved.
+
+    Args:
+        net: The network.
+        device: Where it runs.
+
+    Attributes:
+        queries: Rows that went through the network so far.
+    """
+
+    def __init__(self, net: FeatureNet, device: torch.device) -> None:
+        self.net = net.to(device).eval().requires_grad_(False)
+        self.queries = 0
+        self._cache: Tensor | None = None
+
+    @torch.no_grad()
+    def remember(self, images: Iterable[Tensor]) -> None:
+        """Keeps the logits of all n training examples, given in subset order."""
+        kept = []
+        for part in images:
+            self.queries += len(part)
+            kept.append(self.net(part).logits)
+        self._cache = torch.cat(kept)
+
+    def forget(self) -> None:
+        """Drops the kept logits."""
+        self._cache = None
+
+    def outputs(
+        self,
+        batch: Batch,
+        read: frozenset[str],
+        train_mode: bool = False,
+        with_grad: bool = False,
+    ) -> Outputs:
+        """Taps for all rows of a batch.
+
+        Args:
+            batch: Rows; inputs on the teacher's device.
+            read: Taps to fill; none means the teacher is not run.
+            train_mode: Use batch statistics (OFD); they also move the running ones.
+            with_grad: Keep the graph to the inputs (Jacobian matching).
+
+        Returns:
+            Outputs without gradient unless ``with_grad``. Made under ``no_grad`` rather than
+            ``inference_mode``, whose tensors cannot be saved for backward.
+        """
+        if not read:
+            return Outputs()
+        self.net.train(train_mode)
+        with torch.set_grad_enabled(with_grad):
+            if self._cache is None or read != LOGITS or with_grad:
+                self.queries += len(batch.inputs)
+                return self.net(batch.inputs, read)
+            known = self._cache[batch.indices]
+            rest = batch.inputs[batch.n_real :]
+            if not len(rest):
+                return Outputs(logits=known)
+            self.queries += len(rest)
+            return Outputs(logits=torch.cat([known, self.net(rest).logits.to(known.dtype)]))
+
+    @property
+    def module(self) -> nn.Module:
+        """The bare network."""
+        return self.net.net

@@ -1,0 +1,148 @@
+"""Final tables on the terminal."""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+from rich.console import Console
+from rich.table import Table
+
+from fskd.results.store import Result
+from fskd.results.summary import paired_difference, spread, unequal_budgets
+
+
+def show(results: Sequence[Result], console: Console) -> None:
+    """One run as a list of facts; several as a table by method with paired differences."""
+    if len(results) == 1:
+        _show_one(results[0], console)
+    else:
+        _show_many(results, console)
+
+
+def percent(value: float | None) -> str:
+    """A share in percent with two decimals.
+
+    Example:
+        >>> percent(0.98765), percent(None)
+        ('98.77 %', '-')
+    """
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _subset(result: Result) -> str:
+    data = result.config["data"]
+    sampler = data["sampler"]["name"]
+    return f"{result.n_train} {data['name']} images ({sampler}, split {result.split_sha256[:8]})"
+
+
+def _teacher(result: Result) -> str:
+    if result.teacher is None:
+        return "none"
+    size = result.teacher.get("n_train")
+    origin = f"trained on {size} images" if size else "given"
+    return f"{result.teacher['name']}, top-1 {percent(result.teacher['top1'])} ({origin})"
+
+
+def _show_one(result: Result, console: Console) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    rows = [
+        ("teacher", _teacher(result)),
+        ("student", f"{result.config['student']}, {result.method}, seed {result.seed}"),
+        ("trained on", _subset(result)),
+        ("top-1", percent(result.top1)),
+    ]
+    if result.top5 is not None:
+        rows.append(("top-5", percent(result.top5)))
+    if result.val_top1 is not None:
+        rows.append(("validation top-1", percent(result.val_top1)))
+    rows += [("NLL, ECE", f"{result.nll:.3f} nats, {result.ece:.3f}")]
+    if result.agreement is not None:
+        rows.append(("agrees with teacher", percent(result.agreement)))
+        distances = (result.tv_train, result.tv_paths, result.tv_test)
+        text = ", ".join(
+            f"{value:.3f} {where}"
+            for value, where in zip(distances, ("on train", "between", "on test"), strict=True)
+        )
+        rows.append(("distance to teacher", text))
+    queries = f"{result.teacher_queries:,} teacher queries"
+    rows += [
+        ("cost", f"{result.steps:,} updates, {result.student_rows:,} student rows, {queries}"),
+        ("seconds", ", ".join(f"{name} {value:g}" for name, value in result.seconds.items())),
+        ("files", result.path),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False)
+
+
+def _show_many(results: Sequence[Result], console: Console) -> None:
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        data = result.config["data"]
+        names = (data["name"], result.config["student"], result.method, _generator(result))
+        groups.setdefault((*names, str(result.n_train)), []).append(result)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("data", "n", "student", "method", "generator"):
+        table.add_column(column)
+    numbers = ("seeds", "top-1 %", "std", "NLL", "ECE", "agree %", "updates", "rows", "queries")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    for (name, student, method, generator, n), runs in groups.items():
+        table.add_row(name, n, student, method, generator, *_numbers(runs))
+    console.print(table, highlight=False)
+    for teacher in dict.fromkeys(_teacher(r) for r in results if r.teacher):
+        console.print(f"teacher: {teacher}", highlight=False)
+    _show_differences(list(groups.items()), console)
+    if unequal_budgets(results):
+        console.print("note: updates or student rows differ between arms; see the table")
+    folders = {result.path.rpartition("/")[0] or "." for result in results}
+    console.print(f"files: {', '.join(sorted(folders))}", highlight=False)
+
+
+def _generator(result: Result) -> str:
+    generator = result.config["generator"]
+    return "-" if generator is None else str(generator["name"])
+
+
+def _numbers(runs: Sequence[Result]) -> list[str]:
+    top1 = spread([100 * r.top1 for r in runs])
+    agree = [100 * r.agreement for r in runs if r.agreement is not None]
+    return [
+        str(top1.n),
+        f"{top1.mean:.2f}",
+        f"{top1.std:.2f}" if top1.n > 1 else "-",
+        f"{spread([r.nll for r in runs]).mean:.3f}",
+        f"{spread([r.ece for r in runs]).mean:.3f}",
+        f"{spread(agree).mean:.2f}" if agree else "-",
+        _common([r.steps for r in runs]),
+        _common([r.student_rows for r in runs]),
+        _common([r.teacher_queries for r in runs]),
+    ]
+
+
+def _common(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+
+
+def _show_differences(
+    groups: Sequence[tuple[tuple[str, ...], list[Result]]], console: Console
+) -> None:
+    for (first, baseline), (second, ours) in combinations(groups, 2):
+        same_task = (first[0], first[1], first[4]) == (second[0], second[1], second[4])
+        difference = paired_difference(ours, baseline) if same_task else None
+        if difference is None:
+            continue
+        names = [
+            method if group == "-" or first[2] != second[2] else f"{method} ({group})"
+            for _, _, method, group, _ in (second, first)
+        ]
+        error = "" if math.isnan(difference.error) else f" +- {100 * difference.error:.2f}"
+        n = "1 seed" if difference.n == 1 else f"{difference.n} seeds, standard error"
+        console.print(
+            f"paired difference {names[0]} - {names[1]} (n = {second[4]}):"
+            f" {100 * difference.mean:+.2f}{error} points ({n})",
+            highlight=False,
+        )

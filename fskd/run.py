@@ -1,0 +1,262 @@
+"""``python -m fskd.run``: options -> settings -> finished runs and a table."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fskd.errors import FskdError, SettingError, TrainingError
+
+EPILOG = """
+[bold]Examples[/bold]
+
+KD+ on a quarter of the embedded digits:  python -m fskd.run --fraction 0.25 --method kdplus
+
+Compare with plain KD and no teacher:  python -m fskd.run --method ce,kd,kdplus --fraction 0.05 --seeds 5
+
+20 images per class of Fashion-MNIST:  python -m fskd.run --dataset fashion_mnist --shots 20 --seeds 3
+
+CIFAR-100 with a published teacher:  python -m fskd.run --dataset cifar100 --data-root ~/data --teacher resnet32x4 --teacher-checkpoint resnet32x4.pth --student resnet8x4 --fraction 0.25
+
+Any setting:  python -m fskd.run --set method.temperature=2 optim.lr=0.1 runtime.compile=true
+
+A settings or protocol file:  python -m fskd.run protocols/chain_ta.yaml --seeds 3
+
+What there is:  python -m fskd.run --list
+"""
+
+# Typer carries click inside and exports only a part of its exceptions; this is the common base.
+UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+DATA, NETS, TRAIN, RUN = "Data", "Networks", "Training", "Running"
+
+
+def _list(value: bool) -> None:
+    if value:
+        print_parts(Console())
+        raise typer.Exit
+
+
+@app.command(epilog=EPILOG)
+def command(
+    file: Annotated[
+        Path | None, typer.Argument(help="YAML file of settings or a protocol.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Method; a+b composes, a,b runs both. [default: kdplus]"),
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="Generated points: a name, auto (the method's own) or none.")
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Share of the training set, in (0, 1].", rich_help_panel=DATA)
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Examples per class.", rich_help_panel=DATA)
+    ] = None,
+    n: Annotated[int | None, typer.Option(help="Examples in all.", rich_help_panel=DATA)] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set. [default: digits]", rich_help_panel=DATA)
+    ] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="Folder or file of the data.", rich_help_panel=DATA)
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="Which examples are chosen. [default: stratified]", rich_help_panel=DATA),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher network.", rich_help_panel=NETS)
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Student network.", rich_help_panel=NETS)
+    ] = None,
+    teacher_checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Teacher weights (.safetensors, .pth).", rich_help_panel=NETS),
+    ] = None,
+    teacher_data: Annotated[
+        str | None,
+        typer.Option(help="Train the teacher on: full or subset.", rich_help_panel=NETS),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser updates.", rich_help_panel=TRAIN)
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="Instead of steps: passes over the subset.", rich_help_panel=TRAIN),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="First seed. [default: 0]", rich_help_panel=TRAIN)
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds.", rich_help_panel=TRAIN)
+    ] = 1,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of all runs. [default: runs]", rich_help_panel=RUN)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="32-true, bf16-mixed or 16-mixed.", rich_help_panel=RUN),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Only the final table.", rich_help_panel=RUN)
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Repeat finished runs.", rich_help_panel=RUN)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Full tracebacks, NaN checks.", rich_help_panel=RUN)
+    ] = False,
+    list_parts: Annotated[
+        bool,
+        typer.Option("--list", is_eager=True, callback=_list, help="List all parts and exit."),
+    ] = False,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=VALUE ...", help="Any setting by its dotted name."),
+    ] = None,
+) -> None:
+    """Distil a teacher into a student on part of a data set, and say how good it got."""
+    options = {
+        "method": method, "generator": generator, "data.fraction": fraction, "data.shots": shots,
+        "data.n": n, "data.name": dataset, "data.root": data_root, "data.sampler": sampler,
+        "teacher.name": teacher, "student": student, "teacher.checkpoint": teacher_checkpoint,
+        "teacher.data": teacher_data, "budget.steps": steps, "budget.epochs": epochs,
+        "runtime.out": out, "runtime.device": device, "runtime.precision": precision,
+        "runtime.debug": debug or None, "runtime.quiet": quiet or None,
+    }  # fmt: skip
+    _execute(file, options, override or [], seed, seeds, force)
+
+
+def _execute(
+    file: Path | None,
+    options: dict[str, Any],
+    overrides: Sequence[str],
+    seed: int | None,
+    seeds: int,
+    force: bool,
+) -> None:
+    # Imported late, so that --help answers at once.
+    from fskd.config import RunConfig, Runtime
+    from fskd.protocol import Protocol, read_protocol
+    from fskd.resolve import merge, nested, parse_override, validate
+    from fskd.results.tables import show
+    from fskd.train.prepare import prepare
+    from fskd.train.runner import Session, run
+    from fskd.train.screen import make_screen
+
+    _check_exclusive(options)
+    layer: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is not None:
+            layer = merge(layer, nested(name, value))
+    for text in overrides:
+        layer = merge(layer, parse_override(text))
+    runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
+    protocol = Protocol(name="run") if file is None else read_protocol(file)
+    methods = str(options["method"]).split(",") if options["method"] else [None]
+    configs: list[RunConfig] = []
+    for method in methods:
+        for number in range(seeds) if seed is not None or seeds > 1 else [None]:
+            point = dict(layer)
+            if method is not None:
+                point = merge(point, {"method": method})
+            if number is not None:
+                point["seed"] = (seed or 0) + number
+            configs += protocol.expand(point)
+    session = Session(runtime, make_screen(runtime.quiet))
+    for config in {c.method.name: c for c in configs}.values():
+        prepare(config, session.out)  # every mistake shows before any work starts
+    if runtime.debug:
+        import torch
+
+        torch.autograd.set_detect_anomaly(True)
+    results = [run(config, session, force=force) for config in configs]
+    if session.main:
+        show(results, Console())
+
+
+def _check_exclusive(options: dict[str, Any]) -> None:
+    for names in (("data.fraction", "data.shots", "data.n"), ("budget.steps", "budget.epochs")):
+        given = [name for name in names if options[name] is not None]
+        if len(given) > 1:
+            flags = [f"--{name.split('.')[1]}" for name in given]
+            raise SettingError(" and ".join(flags), "together", "only one of them")
+
+
+def print_parts(console: Console) -> None:
+    """Methods, generators, samplers, data sets and models, one line each."""
+    from rich.table import Table
+
+    from fskd.data.datasets.base import datasets
+    from fskd.data.samplers.base import samplers
+    from fskd.generators.base import generators
+    from fskd.methods.base import methods
+    from fskd.models.catalog import models
+
+    for registry in (methods, generators, samplers, datasets, models):
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        for name, line in registry.describe():
+            table.add_row(f"  {name}", line)
+        console.print(f"[bold]{registry.kind}s[/bold]")
+        console.print(table, highlight=False)
+    console.print("  any timm or torchvision name, or package.module:function", highlight=False)
+
+
+def spread_set(arguments: Sequence[str]) -> list[str]:
+    """Repeats ``--set`` before each of several values that follow it.
+
+    Example:
+        >>> spread_set(["--set", "a=1", "b.c=2", "--quiet"])
+        ['--set', 'a=1', '--set', 'b.c=2', '--quiet']
+    """
+    given: list[str] = []
+    inside = False
+    for argument in arguments:
+        if inside and "=" in argument and not argument.startswith("-"):
+            if given[-1] != "--set":
+                given.append("--set")
+        else:
+            inside = argument == "--set"
+        given.append(argument)
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code (2 for bad input, 1 for failed training)."""
+    given = spread_set(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        code = typer.main.get_command(app).main(given, "python -m fskd.run", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except UsageError as error:
+        return _fail(error.format_message(), 2, debug)
+    except TrainingError as error:
+        return _fail(str(error), 1, debug)
+    except FskdError as error:
+        return _fail(str(error), 2, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped; the same command goes on from the last saved state", 130, False)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

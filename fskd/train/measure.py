@@ -1,0 +1,90 @@
+"""What is measured at the end of a run; the test split is read here and nowhere else."""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fskd.models.teacher import Teacher
+from fskd.train.evaluate import agreement, path_variation, predict, scores, total_variation
+from fskd.train.loop import phase_steps
+from fskd.train.prepare import Job
+from fskd.train.task import DistillTask
+
+_PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "torchmetrics", "scikit-learn")
+# Fidelity on training points is a mean; this many are enough and bound the time.
+TRAIN_POINTS = 4096
+
+
+def measure(
+    job: Job,
+    task: DistillTask,
+    teacher: Teacher | None,
+    about_teacher: dict[str, Any] | None,
+    device: torch.device,
+    test_logits: dict[str, Tensor],
+) -> dict[str, Any]:
+    """The measured fields of a ``Result``.
+
+    Args:
+        job: The run.
+        task: Trained students.
+        teacher: The teacher, or None.
+        about_teacher: Its name and key; top1 is added.
+        device: Where networks run.
+        test_logits: Teacher logits on the test split by key, filled here.
+    """
+    data, subset, student = job.data, job.subset, job.students[0]
+    points = subset.train[:TRAIN_POINTS]
+    logits = predict(student, data.test, device)
+    on_train = predict(student, data.train, device, points)
+    found: dict[str, Any] = {
+        **scores(logits, data.test.targets),
+        "train_top1": scores(on_train, data.train.targets[points])["top1"],
+        "n_train": len(subset.train),
+        "num_classes": data.train.num_classes,
+        "data_sha256": data.train.fingerprint,
+        "test_sha256": data.test.fingerprint,
+        "split_sha256": subset.split_sha256,
+        "versions": versions(),
+    }
+    phases = job.method.phases()
+    lengths = phase_steps(phases, job.steps)
+    found["phases"] = dict(zip((phase.name for phase in phases), lengths, strict=True))
+    found["peers_top1"] = [
+        scores(predict(peer, data.test, device), data.test.targets)["top1"]
+        for peer in job.students[1:]
+    ]
+    if len(subset.val):
+        on_val = predict(student, data.train, device, subset.val)
+        found["val_top1"] = scores(on_val, data.train.targets[subset.val])["top1"]
+    if teacher is None or about_teacher is None:
+        return found
+    teacher.net.eval()
+    key = f"{about_teacher['key']}-{data.test.fingerprint}"
+    if key not in test_logits:
+        test_logits[key] = predict(teacher.net, data.test, device)
+    known = test_logits[key]
+    found["teacher"] = {**about_teacher, "top1": scores(known, data.test.targets)["top1"]}
+    found["agreement"] = agreement(logits, known)
+    found["tv_test"] = total_variation(logits, known)
+    found["tv_train"] = total_variation(
+        on_train, predict(teacher.net, data.train, device, points)
+    )
+    found["tv_paths"] = path_variation(
+        student, teacher.net, data.train, points, device, job.config.seed
+    )
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found

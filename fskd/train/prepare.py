@@ -1,0 +1,231 @@
+"""From a configuration to everything that a run needs, so that every mistake shows before work."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fskd.config import RunConfig
+from fskd.data.datasets.base import Source, load
+from fskd.data.samplers.base import samplers
+from fskd.data.splits import Subset, rank, subset_size, take
+from fskd.errors import SettingError
+from fskd.generators.base import Generator, generators
+from fskd.methods.base import Method
+from fskd.methods.compose import build as build_method
+from fskd.models.catalog import build as build_network
+from fskd.models.checkpoint import load_weights
+from fskd.models.taps import FeatureNet
+from fskd.resolve import students_needed
+from fskd.results.store import RunDir
+from fskd.seeding import derive
+from fskd.types import DataSplits, Shapes
+
+
+class Given(NamedTuple):
+    """Parts handed over from Python instead of being named.
+
+    Attributes:
+        data: Images to train and test on.
+        teacher: A trained network.
+        students: Networks to train; trained in place.
+    """
+
+    data: DataSplits | None = None
+    teacher: nn.Module | None = None
+    students: Sequence[nn.Module] = ()
+
+
+class Job(NamedTuple):
+    """A run that is ready to start.
+
+    Attributes:
+        teacher: The teacher's network; its weights are not there yet if it is made by a run.
+        n_generated: Rows to generate a step.
+        real_rows: Real rows to draw a step.
+    """
+
+    config: RunConfig
+    data: DataSplits
+    subset: Subset
+    students: list[FeatureNet]
+    teacher: FeatureNet | None
+    method: Method
+    generator: Generator | None
+    real_rows: int
+    n_generated: int
+    steps: int
+    folder: RunDir
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, source: Source) -> DataSplits:
+    return load(name, source)
+
+
+def load_data(config: RunConfig) -> DataSplits:
+    """The images of a run; the last two sets stay in memory for the next runs."""
+    data = config.data
+    root = None if data.root is None else Path(data.root).expanduser()
+    return _load(data.name, Source(root, data.image_size, data.download))
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over names and values of a network's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path, setting: str) -> str:
+    """sha256 of a file's bytes."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise SettingError(setting, path, f"a readable file ({error.strerror})") from None
+
+
+def pin(config: RunConfig, given: Given = Given()) -> RunConfig:
+    """The configuration with hashes of data, checkpoints and networks handed over.
+
+    So a key stands for the very images and weights, wherever they lie and whatever they are called.
+    """
+    hashes = dict(config.inputs_sha256)
+    data = given.data or load_data(config)
+    both = f"{data.train.fingerprint}{data.test.fingerprint}"
+    hashes["data"] = hashlib.sha256(both.encode()).hexdigest()
+    teacher, level = config.teacher, "teacher"
+    if given.teacher is not None:
+        hashes[level] = weights_hash(given.teacher)
+    while teacher is not None and given.teacher is None:
+        if teacher.checkpoint is not None:
+            path = Path(teacher.checkpoint).expanduser()
+            hashes[level] = file_hash(path, f"{level}.checkpoint")
+            break
+        teacher, level = teacher.teacher, level + ".teacher"
+    for i, student in enumerate(given.students):
+        hashes[f"student{i}"] = weights_hash(student)
+    return config.model_copy(update={"inputs_sha256": hashes})
+
+
+def choose_subset(config: RunConfig, data: DataSplits) -> Subset:
+    """The training and validation examples of a run."""
+    settings, train = config.data, data.train
+    name, sampler_settings = settings.sampler.parts[0]
+    sampler = samplers.get(name)(sampler_settings)  # type: ignore[arg-type]
+    ranking = rank(settings.name, name, sampler, train, settings.split_seed)
+    size = subset_size(
+        train.targets, train.num_classes, settings.fraction, settings.shots, settings.n
+    )
+    return take(ranking, size, settings.val, train.targets, train.num_classes)
+
+
+def seeded_network(
+    name: str, data: DataSplits, setting: str, seed: int, *purpose: str | int
+) -> FeatureNet:
+    """A network initialised from a stream of its own; other streams do not move."""
+    channels = data.train.size[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "init", *purpose))
+        try:
+            net = FeatureNet(build_network(name, data.train.num_classes, channels))
+        except SettingError as error:
+            raise SettingError(setting, error.value, error.accepted) from None
+    return net
+
+
+def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
+    """SettingError unless the network takes the images and has one output per class."""
+    training = net.training
+    net.eval()
+    probe = torch.zeros(2, *data.train.size, device=next(net.parameters()).device)
+    try:
+        with torch.no_grad():
+            shape = tuple(net(probe).logits.shape)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        size = "x".join(map(str, data.train.size))
+        name = type(net.net).__name__
+        raise SettingError(setting, name, f"a network that takes {size} images ({reason})") from None
+    net.train(training)
+    if shape != (2, data.train.num_classes):
+        found = f"a network with output {tuple(shape[1:])}"
+        raise SettingError(setting, found, f"{data.train.num_classes} classes")
+
+
+def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet | None:
+    """The teacher's network, with weights if they come from a file or from Python."""
+    if given.teacher is not None:
+        net = FeatureNet(given.teacher)
+    elif config.teacher is None:
+        return None
+    else:
+        net = seeded_network(config.teacher.name, data, "teacher.name", 0, "teacher")
+        if config.teacher.checkpoint is not None:
+            path = Path(config.teacher.checkpoint).expanduser()
+            load_weights(net.net, path, "teacher.checkpoint")
+    check_network(net, data, "teacher")
+    return net
+
+
+def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[FeatureNet]:
+    """The students, freshly initialised unless given."""
+    needed = students_needed(config.method)
+    if given.students:
+        if len(given.students) != needed:
+            accepted = f"{needed} networks for the method {config.method.name}"
+            raise SettingError("student", f"{len(given.students)} networks", accepted)
+        nets = [FeatureNet(net) for net in given.students]
+    else:
+        names = [config.student, *(config.peers or [config.student] * (needed - 1))]
+        nets = [
+            seeded_network(name, data, "student" if i == 0 else "peers", config.seed, "student", i)
+            for i, name in enumerate(names)
+        ]
+    for net in nets:
+        check_network(net, data, "student")
+    return nets
+
+
+def prepare(config: RunConfig, out: Path, given: Given = Given()) -> Job:
+    """Loads data and builds every part of a run, without training anything.
+
+    Raises:
+        FskdError: One line about the first setting or file that does not fit.
+    """
+    config = pin(config, given)
+    data = given.data or load_data(config)
+    subset = choose_subset(config, data)
+    students = student_networks(config, data, given)
+    teacher = teacher_network(config, data, given)
+    shapes = Shapes(
+        data.train.num_classes,
+        len(subset.train),
+        tuple(net.tap_shapes(data.train.size) for net in students),
+        None if teacher is None else teacher.tap_shapes(data.train.size),
+        data.train.targets[subset.train],
+        data.train.size,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(config.seed, "init", "method"))
+        method = build_method(config.method.parts, shapes)  # type: ignore[arg-type]
+    generator, scale = None, 1.0
+    real_rows = n_generated = config.optim.batch_size
+    if config.generator is not None:
+        name, settings = config.generator.parts[0]
+        generator = generators.get(name)(settings)  # type: ignore[arg-type]
+        real_rows, n_generated = generator.rows(config.optim.batch_size)
+        scale = generator.step_scale
+    steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
+    folder = RunDir(out / f"{config.label()}-{config.key()}")
+    return Job(
+        config, data, subset, students, teacher, method,
+        generator, real_rows, n_generated, steps, folder,
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+"""What a person sees while runs go on: a progress bar on a terminal, sparse lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from fskd.config import RunConfig
+
+
+class Screen:
+    """Shows nothing; the base of the others, and what ``--quiet`` and the Python API use."""
+
+    def say(self, text: str) -> None:
+        """One line of information."""
+
+    def begin(self, config: RunConfig, steps: int, done: int) -> None:
+        """A training begins (or goes on) at step ``done`` of ``steps``."""
+
+    def step(self, record: dict[str, Any], steps: int, rows: int) -> None:
+        """Losses at some step; ``rows`` is the number of student rows a step."""
+
+    def end(self) -> None:
+        """The training has ended."""
+
+
+class _Speed:
+    """Rows a second since the beginning."""
+
+    def __init__(self, done: int) -> None:
+        self.start, self.begun = done, time.monotonic()
+
+    def __call__(self, step: int, rows: int) -> float:
+        elapsed = max(time.monotonic() - self.begun, 1e-9)
+        return (step - self.start) * rows / elapsed
+
+
+def _title(config: RunConfig) -> str:
+    return f"{config.student} {config.method.name} {config.data.size_label} seed {config.seed}"
+
+
+def _losses(record: dict[str, Any]) -> str:
+    terms = {k: v for k, v in record.items() if k not in ("step", "phase", "lr")}
+    return " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+
+
+class LineScreen(Screen):
+    """A line every few seconds on stderr, for logs and pipes."""
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.every, self._title, self._last = every, "", 0.0
+        self._speed = _Speed(0)
+
+    def say(self, text: str) -> None:
+        """Prints at once."""
+        print(text, file=sys.stderr, flush=True)
+
+    def begin(self, config: RunConfig, steps: int, done: int) -> None:
+        """Prints the title."""
+        self._title, self._last, self._speed = _title(config), time.monotonic(), _Speed(done)
+        self.say(f"{self._title}: {steps} steps")
+
+    def step(self, record: dict[str, Any], steps: int, rows: int) -> None:
+        """Prints if the last line is old enough."""
+        if time.monotonic() - self._last < self.every:
+            return
+        self._last, step = time.monotonic(), record["step"]
+        speed = self._speed(step, rows)
+        left = (steps - step) * rows / max(speed, 1e-9)
+        self.say(
+            f"{self._title}: {record['phase']} {step}/{steps} {_losses(record)}"
+            f" {speed:.0f} images/s, {left:.0f} s left"
+        )
+
+
+class BarScreen(Screen):
+    """A progress bar on a terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._speed = _Speed(0)
+
+    def say(self, text: str) -> None:
+        """Prints above the bar."""
+        self.console.print(text, highlight=False, style="dim")
+
+    def begin(self, config: RunConfig, steps: int, done: int) -> None:
+        """Opens a bar."""
+        self._speed = _Speed(done)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total} {task.fields[info]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+        )
+        self._task = self._bar.add_task(_title(config), total=steps, completed=done, info="")
+        self._bar.start()
+
+    def step(self, record: dict[str, Any], steps: int, rows: int) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            speed = f"{self._speed(record['step'], rows):.0f} images/s"
+            info = f"{record['phase']} {_losses(record)} {speed}"
+            self._bar.update(self._task, completed=record["step"], info=info)
+
+    def end(self) -> None:
+        """Closes the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def make_screen(quiet: bool) -> Screen:
+    """The screen that fits where stderr goes."""
+    if quiet:
+        return Screen()
+    return BarScreen() if sys.stderr.isatty() else LineScreen()

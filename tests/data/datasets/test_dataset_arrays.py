@@ -1,0 +1,230 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from fskd.data.datasets.arrays import from_arrays
+from fskd.data.datasets.base import Source, channel_stats, load
+from fskd.errors import DataError, SettingError
+
+LABELS = np.arange(24) % 3
+
+
+@pytest.fixture
+def images(make_pixels):
+    """uint8 (24, 3, 6, 5)."""
+    return make_pixels(24, 3, 6, 5)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes arrays to a file and returns where it is."""
+
+    def call(**arrays):
+        path = tmp_path / "images.npz"
+        np.savez(path, **arrays)
+        return Source(path)
+
+    return call
+
+
+def test_every_form_gives_the_same_images(images):
+    expected = from_arrays((images, LABELS))
+    last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    forms = [
+        (last, LABELS.tolist()),
+        (images / 255, LABELS.astype(np.uint8)),
+        ((images / 255).astype(np.float32), LABELS),
+        (torch.tensor(images), torch.tensor(LABELS)),
+        (torch.tensor(images) / 255, torch.tensor(LABELS, dtype=torch.int32)),
+        TensorDataset(torch.tensor(images), torch.tensor(LABELS)),
+        list(zip(torch.tensor(images) / 255, LABELS, strict=True)),
+        [(Image.fromarray(image), int(label)) for image, label in zip(last, LABELS, strict=True)],
+        list(zip(last, LABELS, strict=True)),
+    ]
+    for form in forms:
+        splits = from_arrays(form)
+        assert splits.train.fingerprint == expected.train.fingerprint
+        assert splits.test.fingerprint == expected.test.fingerprint
+
+
+def test_grey_images(make_pixels):
+    grey = make_pixels(24, 6, 5)
+    expected = from_arrays((grey, LABELS)).train
+    assert expected.size == (1, 6, 5)
+    pictures = [(Image.fromarray(image), label) for image, label in zip(grey, LABELS, strict=True)]
+    for form in ((grey[..., None], LABELS), (grey[:, None], LABELS), pictures):
+        assert from_arrays(form).train.fingerprint == expected.fingerprint
+
+
+def test_floats_are_rounded():
+    values = np.array([0, 0.5 / 255 - 1e-6, 0.5 / 255 + 1e-6, 1]).reshape(1, 2, 2).repeat(8, 0)
+    train = from_arrays((values, [0] * 8)).train
+    assert train.images[0].flatten().tolist() == [0, 0, 1, 255]
+
+
+def test_half_precision_is_accepted(images):
+    for dtype in (torch.float16, torch.bfloat16):
+        train = from_arrays((torch.tensor(images).to(dtype) / 256, LABELS)).train
+        assert train.images.dtype == torch.uint8
+
+
+def test_quarter_is_stratified_fixed_and_disjoint(images):
+    train, test = from_arrays((images, LABELS))
+    assert train.targets.bincount().tolist() == [6, 6, 6]
+    assert test.targets.bincount().tolist() == [2, 2, 2]
+    together = torch.cat([train.images, test.images]).flatten(1).tolist()
+    assert sorted(together) == sorted(images.reshape(24, -1).tolist())
+    assert (train.mean, train.std) == channel_stats(train.images) == (test.mean, test.std)
+
+
+def test_given_test_part_and_names(images):
+    train, test = from_arrays((images[:12], LABELS[:12]), (images[12:], LABELS[12:]))
+    assert (len(train), len(test)) == (12, 12)
+    assert train.classes == ("0", "1", "2")
+    named = from_arrays((images, LABELS), (images, LABELS), classes="abcd").train
+    assert named.classes == ("a", "b", "c", "d")
+
+
+def test_images_are_copied(images):
+    part = from_arrays((images, LABELS), (images, LABELS)).train
+    before = part.images.clone()
+    images[:] = 0
+    assert torch.equal(part.images, before)
+
+
+SQUARE = np.zeros((24, 6, 5), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (SQUARE, LABELS[:-1], "24 images but 23 labels"),
+        (SQUARE, LABELS - 1, r"label -1 is not in 0\.\.K-1"),
+        (SQUARE, LABELS.astype(float), "labels are float64"),
+        (SQUARE, LABELS.astype(str), "labels are <U"),
+        (SQUARE, LABELS[:, None], r"labels are int64 \(24, 1\)"),
+        (SQUARE, LABELS * 2, "class 1 has no training image"),
+        (SQUARE, LABELS + 1, "class 0 has no training image"),
+        (SQUARE, np.full(24, 2**63, np.uint64), "label 9223372036854775808 is not"),
+        (SQUARE.astype(np.int64), LABELS, "images are int64, not uint8"),
+        (SQUARE.astype(bool), LABELS, "images are bool"),
+        (SQUARE + 2.0, LABELS, "range from 2 to 2"),
+        (SQUARE - 0.1, LABELS, "range from -0.1"),
+        (SQUARE * np.nan, LABELS, "without NaN"),
+        (SQUARE + np.inf, LABELS, "range from inf"),
+        (SQUARE[0], LABELS[:6], r"images are \(6, 5\)"),
+        (SQUARE[None], LABELS[:1], r"\(1, 24, 6, 5\); neither axis"),
+        (np.zeros((24, 3, 5, 3), np.uint8), LABELS, "both the second and the last axis"),
+        (np.zeros((24, 4, 5, 6), np.uint8), LABELS, "neither axis"),
+        (SQUARE[:0], LABELS[:0], "there are no images"),
+        (np.zeros((24, 0, 5), np.uint8), LABELS, "there are no images"),
+        (SQUARE[:4], [0, 0, 0, 1], "no test part can be split off: .*class"),
+        (SQUARE[:1], [0], "no test part can be split off"),
+    ],
+)
+def test_unsound_arrays_are_one_clear_line(x, y, message, save):
+    with pytest.raises(DataError, match=f"arrays.*: .*{message}") as caught:
+        from_arrays((x, y))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=rf"images\.npz.*: .*{message}"):
+        load("npz", save(x=x, y=y))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (None, "expected .images, labels. or a dataset"),
+        ([1, 2, 3], "expected .images, labels. or a dataset"),
+        ((SQUARE,), "expected a pair"),
+        ([], "there are no images"),
+        ([(SQUARE[0], 0), (SQUARE[0, 1:], 1)], r"image 1 is uint8 \(5, 5\), but image 0 is"),
+        ([("a", 0)], "images are"),
+        ([(SQUARE[0], "a")], "expected .images, labels."),
+        (([[1, 2], [3]], [0, 1]), "images form no array"),
+    ],
+)
+def test_unsound_objects_are_one_clear_line(part, message):
+    with pytest.raises(DataError, match=f"^arrays, train part: .*{message}"):
+        from_arrays(part)
+
+
+def test_test_part_must_fit(images):
+    train = (images, LABELS)
+    with pytest.raises(DataError, match=r"arrays, test part: label 3 is outside 0\.\.2"):
+        from_arrays(train, (images, LABELS + 1))
+    with pytest.raises(DataError, match="test images"):
+        from_arrays(train, (images[:, :, 1:], LABELS))
+    with pytest.raises(DataError, match="arrays, test part: labels"):
+        from_arrays(train, (images, LABELS / 1))
+
+
+def test_npz_is_the_same_as_its_arrays(images, save):
+    assert load("npz", save(x=images, y=LABELS)) is not None
+    expected = from_arrays((images, LABELS))
+    assert load("npz", save(x=images, y=LABELS)).train.fingerprint == expected.train.fingerprint
+    both = load("npz", save(x=images, y=LABELS, x_test=images[:5], y_test=LABELS[:5], extra=1))
+    assert (len(both.train), len(both.test)) == (24, 5)
+
+
+def test_one_pixel_or_label_changes_the_fingerprint(images, save):
+    seen = [load("npz", save(x=images, y=LABELS)).train.fingerprint]
+    part = load("npz", save(x=images, y=LABELS)).train
+    row = next(i for i in range(24) if torch.equal(torch.tensor(images[i]), part.images[0]))
+    images[row, 0, 0, 0] ^= 1
+    seen.append(load("npz", save(x=images, y=LABELS)).train.fingerprint)
+    test = {"x_test": images, "y_test": LABELS}
+    for label in (0, 1):
+        labels = np.array([label, *LABELS[1:], 0])
+        source = save(x=np.concatenate([images, images[:1]]), y=labels, **test)
+        seen.append(load("npz", source).train.fingerprint)
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("absent", ["x", "y", "x_test", "y_test"])
+def test_missing_arrays_are_named(absent, images, save):
+    arrays = {"x": images, "y": LABELS, "x_test": images, "y_test": LABELS}
+    del arrays[absent]
+    with pytest.raises(DataError, match=f"'{absent}'"):
+        load("npz", save(**arrays))
+
+
+def test_pickled_objects_are_refused(images, save, tmp_path):
+    for source in (
+        save(x=np.array([{}, {}], object), y=[0, 1]),
+        save(x=images, y=np.array([0, None], object)),
+    ):
+        with pytest.raises(DataError, match="cannot be read: Object arrays cannot be loaded"):
+            load("npz", source)
+    path = tmp_path / "pickle.npz"
+    path.write_bytes(b"\x80\x04]\x94.")
+    with pytest.raises(DataError, match=r"is not an \.npz file"):
+        load("npz", Source(path))
+
+
+def test_damaged_files(images, save, tmp_path):
+    source = save(x=images, y=LABELS)
+    whole = source.root.read_bytes()
+    flipped = bytearray(whole)
+    flipped[400] ^= 255
+    for content in (b"", b"hello", whole[:500], whole[: len(whole) // 2], whole[:-5], flipped):
+        source.root.write_bytes(content)
+        with pytest.raises(DataError, match=r"images\.npz") as caught:
+            load("npz", source)
+        assert "\n" not in str(caught.value)
+    np.save(tmp_path / "x.npy", images)
+    with pytest.raises(DataError, match=r"is not an \.npz file"):
+        load("npz", Source(tmp_path / "x.npy"))
+    with pytest.raises(SettingError, match=r"the path of an \.npz file"):
+        load("npz", Source(tmp_path))
+
+
+def test_member_that_is_no_array(images, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x", "hello")
+        archive.writestr("y", "hello")
+    with pytest.raises(DataError, match="'x' is not an array"):
+        load("npz", Source(tmp_path / "a.npz"))

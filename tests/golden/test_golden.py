@@ -1,0 +1,367 @@
+"""Recorded values of published reference code: one test per case file.
+
+The files are read from ``$FSKD_GOLDEN``, by default ``shared/golden`` beside the repository. A case
+of a method that does not exist yet is skipped by name.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fskd.losses.targets import (
+    cross_entropy,
+    kl_divergence,
+    logits_mse,
+    mixed_cross_entropy,
+)
+from fskd.methods.at import attention_transfer
+from fskd.methods.base import Method
+from fskd.methods.crd import CRD, CRDSettings
+from fskd.methods.dml import DML, DMLSettings
+from fskd.methods.fitnet import FitNet, FitNetSettings, hint_loss
+from fskd.methods.fsp import flow_loss
+from fskd.methods.kd import KD, KDSettings
+from fskd.methods.kdplus import KDPlus, KDPlusSettings
+from fskd.methods.rkd import RKD, RKDSettings
+from fskd.methods.sskd import SSKD, SSKDSettings, head_loss
+from fskd.methods.tfkd_reg import TfKDReg, TfKDRegSettings
+from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+
+FOLDER = Path(os.environ.get("FSKD_GOLDEN", Path(__file__).parents[2] / ".." / "shared" / "golden"))
+FILES = sorted(FOLDER.glob("*.npz")) if FOLDER.is_dir() else []
+
+
+class Case:
+    """One file: inputs as float64 leaves, expected values, and comparison at its tolerances."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        meta = json.loads(arrays.pop("meta_json").item())
+        self.method: str = meta["method"]
+        self.rtol: float = meta["rtol"]
+        self.atol: float = meta["atol"]
+        self.groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, array in arrays.items():
+            group, _, name = key.partition("__")
+            self.groups[group][name] = torch.from_numpy(array)
+        for name in self.groups["grad"]:
+            self.groups["in"][name].requires_grad_(True)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """An input."""
+        return self.groups["in"][name]
+
+    def hp(self, name: str) -> Any:
+        """A hyper-parameter as a Python number."""
+        return self.groups["hp"][name].item()
+
+    def stages(self, name: str) -> list[Tensor]:
+        """Inputs ``name_0``, ``name_1``, ..."""
+        found = self.groups["in"]
+        return [found[f"{name}_{i}"] for i in range(len(found)) if f"{name}_{i}" in found]
+
+    def close(self, actual: Tensor, name: str) -> None:
+        """Compare a value with ``out__<name>``."""
+        expected = self.groups["out"][name].to(actual)
+        torch.testing.assert_close(actual.detach(), expected, rtol=self.rtol, atol=self.atol)
+
+    def gradients(self, loss: Tensor, method: Method | None = None) -> None:
+        """Backward, then compare with ``grad__*`` and ``gradp__*`` at ten times rtol."""
+        loss.backward()
+        pairs = [(self[name].grad, g) for name, g in self.groups["grad"].items()]
+        for name, g in self.groups["gradp"].items():
+            assert method is not None
+            pairs.append((method.get_parameter(name).grad, g))
+        for actual, expected in pairs:
+            torch.testing.assert_close(actual, expected, rtol=10 * self.rtol, atol=self.atol)
+
+    def loss(self, loss: Tensor, method: Method | None = None) -> None:
+        """Compare the loss and all gradients."""
+        self.close(loss, "loss")
+        self.gradients(loss, method)
+
+
+def taps(
+    classes: int = 10, dim: int = 4, stages: tuple[tuple[int, ...], ...] = ((4, 2, 2),)
+) -> TapShapes:
+    """Tap shapes of one network."""
+    return TapShapes((classes,), (dim,), stages, stages)
+
+
+def shapes(student: TapShapes, teacher: TapShapes | None, n_train: int = 8) -> Shapes:
+    """Shapes for a method with alternating targets of two classes."""
+    return Shapes(student.logits[0], n_train, (student,), teacher, torch.arange(n_train) % 2)
+
+
+def real_batch(labels: Tensor) -> Batch:
+    """A batch of real rows without generated ones; inputs are not looked at."""
+    return Batch(torch.zeros(len(labels), 1, 2, 2), labels, torch.arange(len(labels)))
+
+
+def weighted(method: Method, terms: dict[str, Tensor], progress: Progress) -> Tensor:
+    """Sum of the terms by the method's weights, not normalised."""
+    weights = method.weights(progress)
+    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+
+
+def run(
+    method: Method, case: Case, batch: Batch, student: Outputs, teacher: Outputs | None = None
+) -> dict[str, Tensor]:
+    """Terms of one call; the weighted sum and its gradients are compared."""
+    terms = method((student,), teacher or Outputs(), batch, Progress())
+    case.loss(weighted(method, terms, Progress()), method)
+    return terms
+
+
+def check_kd(case: Case) -> None:
+    case.loss(kl_divergence(case["logits_s"], case["logits_t"], case.hp("T")))
+
+
+def check_kd_total(case: Case) -> None:
+    settings = KDSettings(
+        temperature=case.hp("T"), ce_weight=case.hp("ce_weight"), kd_weight=case.hp("kd_weight")
+    )
+    terms = run(
+        KD(settings, shapes(taps(), taps())),
+        case,
+        real_batch(case["labels"]),
+        Outputs(case["logits_s"]),
+        Outputs(case["logits_t"]),
+    )
+    case.close(terms["ce"], "ce")
+    case.close(terms["kd"], "kl")
+
+
+def check_label_smoothing(case: Case) -> None:
+    case.loss(cross_entropy(case["logits_s"], case["labels"], case.hp("eps")))
+
+
+def check_logits_mse(case: Case) -> None:
+    case.loss(logits_mse(case["logits_s"], case["logits_t"]))
+
+
+def check_at(case: Case) -> None:
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    if "parts" in case.groups["out"]:
+        parts = [
+            attention_transfer([s], [t], case.hp("p"))
+            for s, t in zip(student, teacher, strict=True)
+        ]
+        case.close(torch.stack(parts), "parts")
+    case.loss(attention_transfer(student, teacher, case.hp("p")))
+
+
+def check_fitnet(case: Case) -> None:
+    student, teacher = case["feat_s_0"], case["feat_t_0"]
+    method = FitNet(
+        FitNetSettings(hint_index=0),
+        shapes(taps(stages=(tuple(student.shape[1:]),)), taps(stages=(tuple(teacher.shape[1:]),))),
+    ).double()
+    method.load_state_dict(case.groups["param"])
+    labels = torch.zeros(len(student), dtype=torch.long)
+    logits = torch.zeros(len(student), 10, dtype=torch.float64)
+    before = method.regressor.bn.running_mean.clone()
+    terms = method(
+        (Outputs(logits, stages=(student,)),),
+        Outputs(stages=(teacher,)),
+        real_batch(labels),
+        Progress(),
+    )
+    case.loss(terms["fitnet"], method)
+    assert not torch.equal(before, method.regressor.bn.running_mean)
+    case.close(method.regressor.bn.running_mean, "running_mean_after")
+    case.close(method.regressor.bn.running_var, "running_var_after")
+    assert hint_loss(teacher, teacher) == 0
+
+
+def check_fsp(case: Case) -> None:
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    pairs = range(len(student) - 1)
+    parts = [flow_loss(student[i : i + 2], teacher[i : i + 2]) for i in pairs]
+    case.close(torch.stack(parts), "parts")
+    case.loss(flow_loss(student, teacher))
+
+
+def check_rkd(case: Case) -> None:
+    settings = RKDSettings(
+        dist_weight=case.hp("w_dist"), angle_weight=case.hp("w_angle"), ce_weight=0.0
+    )
+    rows = len(case["emb_s"])
+    logits = torch.zeros(rows, 10, dtype=torch.float64)
+    terms = run(
+        RKD(settings, shapes(taps(), taps())),
+        case,
+        real_batch(torch.zeros(rows, dtype=torch.long)),
+        Outputs(logits, case["emb_s"]),
+        Outputs(embedding=case["emb_t"]),
+    )
+    for name in ("dist", "angle"):
+        if name in case.groups["out"]:
+            case.close(terms[f"rkd_{name}"], name)
+
+
+def check_crd(case: Case) -> None:
+    student, teacher = case["emb_s_call1"], case["emb_t_call1"]
+    settings = CRDSettings(
+        feat_dim=case.hp("feat_dim"),
+        n_negatives=case.hp("nce_k"),
+        tau=case.hp("nce_t"),
+        momentum=case.hp("nce_m"),
+    )
+    method = CRD(
+        settings,
+        shapes(taps(dim=student.shape[1]), taps(dim=teacher.shape[1]), case.hp("n_data")),
+    ).double()
+    ours = {"embed_s.linear": "embed_student", "embed_t.linear": "embed_teacher"}
+
+    def rename(group: str) -> dict[str, Tensor]:
+        return {
+            f"{ours[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value
+            for key, value in case.groups[group].items()
+        }
+
+    state = rename("param") | {
+        "memory_student": case["memory_v1"],
+        "memory_teacher": case["memory_v2"],
+    }
+    assert method.load_state_dict(state, strict=False).unexpected_keys == []
+    case.groups["gradp"] = rename("gradp")
+    losses = []
+    for call in ("call1", "call2"):
+        losses.append(
+            method.contrast(
+                case[f"emb_s_{call}"],
+                case[f"emb_t_{call}"],
+                case[f"index_{call}"],
+                case[f"contrast_idx_{call}"],
+            )
+        )
+        case.close(method.z_student, "Z_v1")
+        case.close(method.z_teacher, "Z_v2")
+        case.close(method.memory_student, f"memory_v1_after_{call}")
+        case.close(method.memory_teacher, f"memory_v2_after_{call}")
+    case.close(losses[0], "loss")
+    case.close(losses[1], "loss_call2")
+    case.close(losses[0] + losses[1], "loss_sum")
+    case.gradients(losses[0] + losses[1], method)
+
+
+def in_blocks(rows: Tensor) -> Tensor:
+    """Copies 0, 90, 180, 270 of each image -> all upright rows, all 90, all 180, all 270."""
+    return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
+
+
+def check_sskd(case: Case) -> None:
+    dim, classes = case["proj_s"].shape[1], case["logits_s"].shape[1]
+    settings = SSKDSettings(
+        **{f"{name}_weight": case.hp(f"{name}_weight") for name in ("ce", "kd", "tf", "ss")},
+        **{f"{name}_temperature": case.hp(f"{name}_T") for name in ("kd", "tf", "ss")},
+        tf_ratio=case.hp("ratio_tf"),
+        ss_ratio=case.hp("ratio_ss"),
+    )
+    method = SSKD(settings, shapes(taps(classes, dim), taps(classes, dim))).double()
+    # The projections themselves are recorded.
+    method.student_head, method.teacher_head = torch.nn.Sequential(), torch.nn.Sequential()
+    terms = run(
+        method,
+        case,
+        real_batch(case["labels"]),
+        Outputs(in_blocks(case["logits_s"]), in_blocks(case["proj_s"])),
+        Outputs(in_blocks(case["logits_t"]), in_blocks(case["proj_t"])),
+    )
+    case.close(torch.stack([terms[name] for name in ("ce", "kd", "tf", "ss")]), "parts")
+
+
+def check_sskd_teacher_head(case: Case) -> None:
+    copies = case["proj_t"].unflatten(0, (-1, 4))
+    owners = torch.arange(len(copies)).repeat_interleave(3)
+    case.loss(head_loss(copies[:, 1:].flatten(0, 1), copies[:, 0], owners))
+
+
+def check_dml(case: Case) -> None:
+    logits = case.stages("logits")
+    classes = logits[0].shape[1]
+    settings = DMLSettings(n_students=len(logits))
+    assert DML.students_needed(settings) == case.hp("n")
+    method = DML(settings, shapes(taps(classes), None))
+    terms = method(
+        tuple(Outputs(one) for one in logits), Outputs(), real_batch(case["labels"]), Progress()
+    )
+    case.loss(weighted(method, terms, Progress()))
+
+
+def check_tfkd_reg(case: Case) -> None:
+    settings = TfKDRegSettings(
+        reg_weight=case.hp("reg_alpha"),
+        temperature=case.hp("reg_temperature"),
+        multiplier=case.hp("multiplier"),
+        correct_prob=case.hp("correct_prob"),
+    )
+    method = TfKDReg(settings, shapes(taps(), None))
+    run(method, case, real_batch(case["labels"]), Outputs(case["logits_s"]))
+
+
+def check_pe_step(case: Case) -> None:
+    settings = KDPlusSettings(
+        temperature=case.hp("T"),
+        ce_weight=case.hp("ce_weight"),
+        kd_weight=case.hp("kd_weight"),
+        generated_weight=case.hp("mix_weight"),
+    )
+    batch = real_batch(case["labels"])._replace(n_generated=len(case["logits_s_mixed"]))
+    terms = run(
+        KDPlus(settings, shapes(taps(), taps())),
+        case,
+        batch,
+        Outputs(torch.cat([case["logits_s"], case["logits_s_mixed"]])),
+        Outputs(torch.cat([case["logits_t"], case["logits_t_mixed"]])),
+    )
+    real = settings.ce_weight * terms["ce"] + settings.kd_weight * terms["kd"]
+    case.close(torch.stack([real, terms["generated"]]), "parts")
+
+
+def check_mixup(case: Case) -> None:
+    from fskd.generators.mixup import interpolate
+
+    labels = case["labels"]
+    lam = torch.full((len(labels),), case.hp("lam"), dtype=torch.float64)
+    mixed = interpolate(case["x"], case["perm"], lam)
+    case.close(mixed, "x_mixed")
+    targets = torch.stack([labels, labels[case["perm"]]], 1)
+    weights = torch.stack([lam, 1 - lam], 1)
+    case.loss(mixed_cross_entropy(mixed.flatten(1) @ case["W"], targets, weights))
+
+
+def check_mixpatch(case: Case) -> None:
+    from fskd.generators.mixup import interpolate
+
+    if case.hp("patch_size") != case["x"].shape[-1]:
+        pytest.skip("no generator 'mixpatch' yet: only patches as large as the image")
+    lam = case["lam"][0].expand(len(case["x"]))
+    case.close(interpolate(case["x"], case["perm"], lam), "x_mixed")
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    name.removeprefix("check_"): check
+    for name, check in list(globals().items())
+    if name.startswith("check_")
+}
+
+
+@pytest.mark.skipif(not FILES, reason=f"no recorded values in {FOLDER}; set FSKD_GOLDEN")
+@pytest.mark.parametrize("path", FILES or [FOLDER], ids=lambda path: path.stem)
+def test_case(path: Path) -> None:
+    """The recorded loss, its parts and its gradients."""
+    case = Case(path)
+    if case.method not in CHECKS:
+        pytest.skip(f"no method '{case.method}' yet")
+    CHECKS[case.method](case)

@@ -1,0 +1,173 @@
+"""CRD against loops over candidates, its memories, its negatives and resuming."""
+
+import math
+
+import pytest
+import torch
+
+from fskd.errors import SettingError
+from fskd.methods.crd import CRD, CRDSettings, contrast_scores, contrastive_loss, draw_negatives
+from fskd.seeding import torch_generator
+from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+
+N, DIM = 12, 3
+NET = TapShapes((4,), (5,), (), ())
+SHAPES = Shapes(4, N, (NET,), NET, torch.arange(N) % 4)
+SETTINGS = CRDSettings(feat_dim=DIM, n_negatives=6)
+
+
+def rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
+    """Random vectors in float64."""
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def build() -> CRD:
+    """A small CRD in float64."""
+    torch.manual_seed(0)
+    return CRD(SETTINGS, SHAPES).double()
+
+
+def step(method: CRD, seed: int, n: int = 4) -> dict[str, torch.Tensor]:
+    """One call on random embeddings."""
+    indices = torch.randperm(N, generator=torch.Generator().manual_seed(seed))[:n]
+    batch = Batch(torch.zeros(n, 1, 2, 2), indices % 4, indices)
+    student = Outputs(rows(n, 4, seed), rows(n, 5, seed + 1))
+    return method((student,), Outputs(embedding=rows(n, 5, seed + 2)), batch, Progress())
+
+
+def test_slow_twin() -> None:
+    """Scores and loss, candidate by candidate."""
+    anchors = torch.nn.functional.normalize(rows(2, DIM), dim=1)
+    memory = torch.nn.functional.normalize(rows(N, DIM, 1), dim=1)
+    candidates = torch.tensor([[0, 4, 7, 7], [3, 1, 2, 11]])
+    z, noise, total = 2.5, 3 / N, 0.0
+    for b in range(2):
+        for place, k in enumerate(candidates[b].tolist()):
+            dot = sum(memory[k, d].item() * anchors[b, d].item() for d in range(DIM))
+            q = math.exp(dot / 0.07) / z
+            share = q if place == 0 else noise
+            total -= math.log(share / (q + noise + 1e-7)) / 2
+    scores = contrast_scores(anchors, memory, candidates, 0.07) / z
+    assert contrastive_loss(scores, N).item() == pytest.approx(total, rel=1e-12)
+
+
+def test_both_directions_and_memory() -> None:
+    """The student is compared with the teacher's memory and the reverse; then both move."""
+    method = build()
+    old_s, old_t = method.memory_student.clone(), method.memory_teacher.clone()
+    assert not torch.equal(old_s, old_t)
+    student, teacher = rows(2, 5, 5), rows(2, 5, 6)
+    indices, candidates = torch.tensor([3, 8]), torch.tensor([[3, 0, 1], [8, 2, 6]])
+    loss = method.contrast(student, teacher, indices, candidates)
+    unit = torch.nn.functional.normalize
+    v_s, v_t = unit(method.embed_student(student)), unit(method.embed_teacher(teacher))
+    expected = 0.0
+    for anchors, memory, z in ((v_s, old_t, method.z_student), (v_t, old_s, method.z_teacher)):
+        scores = contrast_scores(anchors, memory, candidates, 0.07)
+        torch.testing.assert_close(z, scores.mean() * N)
+        expected += contrastive_loss(scores / z, N).item()
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    for old, new, v in (
+        (old_s, method.memory_student, v_s),
+        (old_t, method.memory_teacher, v_t),
+    ):
+        torch.testing.assert_close(new[indices], unit(0.5 * old[indices] + 0.5 * v))
+        rest = [i for i in range(N) if i not in (3, 8)]
+        assert torch.equal(new[rest], old[rest])
+
+
+def test_z_is_fixed_by_the_first_batch() -> None:
+    """Later batches do not change Z."""
+    method = build()
+    assert method.z_student == -1
+    step(method, 0)
+    z = method.z_student.clone()
+    assert z > 0
+    step(method, 1)
+    assert method.z_student == z
+
+
+def test_memory_starts_from_a_fixed_seed() -> None:
+    """Uniform on +-1/sqrt(dim/3), the same in every run."""
+    torch.manual_seed(5)
+    first, second = CRD(CRDSettings(), SHAPES), CRD(CRDSettings(), SHAPES)
+    assert torch.equal(first.memory_student, second.memory_student)
+    bound = 1 / math.sqrt(128 / 3)
+    assert first.memory_student.abs().max() <= bound
+    assert first.memory_student.abs().max() > 0.9 * bound
+
+
+@pytest.mark.parametrize("n_negatives", [1, 5, 9, 50])
+def test_negatives(n_negatives: int) -> None:
+    """Always of another class; distinct where there are enough."""
+    classes = torch.tensor([0, 3, 0, 2])
+    picks = draw_negatives(SHAPES.targets, classes, n_negatives, torch_generator(0, "test"))
+    assert picks.shape == (4, n_negatives)
+    for label, row in zip(classes.tolist(), picks, strict=True):
+        assert (SHAPES.targets[row] != label).all()
+        if n_negatives <= 9:
+            assert len(row.unique()) == n_negatives
+        else:
+            assert len(row.unique()) > 5
+
+
+def test_negatives_cover_all_others() -> None:
+    """Every example of another class can be drawn, about equally often."""
+    picks = draw_negatives(SHAPES.targets, torch.tensor([1]), 9000, torch_generator(1, "test"))
+    counts = torch.bincount(picks[0], minlength=N)
+    assert (counts[SHAPES.targets == 1] == 0).all()
+    assert ((counts[SHAPES.targets != 1] - 1000).abs() < 150).all()
+
+
+def test_resume_repeats() -> None:
+    """After loading a state the same steps give the same values; draws differ between steps."""
+    method, resumed = build(), build()
+    step(method, 0)
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.n_draws == 1
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        assert torch.equal(step(method, seed)["crd"], step(resumed, seed)["crd"])
+    batch = Batch(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert not torch.equal(method.candidates(batch), method.candidates(batch))
+
+
+def test_one_class_is_refused() -> None:
+    """Without another class there are no negatives."""
+    shapes = SHAPES._replace(targets=torch.zeros(N, dtype=torch.long))
+    with pytest.raises(SettingError, match="at least 2 classes"):
+        CRD(SETTINGS, shapes)
+
+
+def test_no_real_rows() -> None:
+    """Generated rows have no place in the memory."""
+    method, empty = build(), torch.zeros(0, dtype=torch.long)
+    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, 2)
+    outputs = Outputs(rows(2, 4), rows(2, 5))
+    assert method((outputs,), outputs, batch, Progress()) == {}
+    assert method.n_draws == 0
+
+
+def test_gradcheck() -> None:
+    """Gradients of scores and loss."""
+    memory, candidates = rows(N, DIM, 1), torch.tensor([[0, 4, 7], [3, 1, 2]])
+    anchors = torch.nn.functional.normalize(rows(2, DIM), dim=1).requires_grad_(True)
+
+    def loss(v: torch.Tensor) -> torch.Tensor:
+        return contrastive_loss(contrast_scores(v, memory, candidates, 0.5) / 3, N)
+
+    assert torch.autograd.gradcheck(loss, anchors)
+
+
+def test_full_precision_under_autocast() -> None:
+    """Scores are not rounded to bfloat16."""
+    anchors, memory = rows(4, 16).float(), rows(N, 16, 1).float()
+    candidates = torch.arange(8).view(4, 2)
+    expected = contrast_scores(anchors, memory, candidates, 1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(contrast_scores(anchors, memory, candidates, 1.0), expected)
+        assert (
+            CRD(SETTINGS, SHAPES)
+            .contrast(rows(4, 5).float(), rows(4, 5).float(), torch.arange(4), candidates)
+            .isfinite()
+        )

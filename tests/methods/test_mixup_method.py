@@ -1,0 +1,63 @@
+"""Mixup, the method: interpolated labels against a loop, and its limits."""
+
+import math
+
+import pytest
+import torch
+
+from fskd.methods.mixup import Mixup, MixupSettings
+from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+
+SHAPES = Shapes(5, 10, (TapShapes((5,), (3,), (), ()),), None, torch.arange(10) % 5)
+
+
+def mixed_batch(share: torch.Tensor, parents: torch.Tensor, n_real: int = 3) -> Batch:
+    """Real rows followed by generated rows with two parents."""
+    targets = torch.arange(n_real) % 5
+    weights = torch.stack([share, 1 - share], 1)
+    inputs = torch.zeros(n_real + len(share), 1, 2, 2)
+    return Batch(inputs, targets, targets, len(share), parents, weights)
+
+
+def run(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    """Terms with default settings."""
+    return Mixup(MixupSettings(), SHAPES)((Outputs(logits),), Outputs(), batch, Progress())
+
+
+def test_slow_twin() -> None:
+    """lam*CE(y_i) + (1-lam)*CE(y_j) per row, averaged; gradients checked."""
+    rng = torch.Generator().manual_seed(2)
+    logits = torch.randn(7, 5, generator=rng).double().requires_grad_(True)
+    share = torch.rand(4, generator=rng).double()
+    parents = torch.randint(5, (4, 2), generator=rng)
+    batch = mixed_batch(share, parents)
+    total = 0.0
+    for row, lam, (i, j) in zip(logits[3:].tolist(), share.tolist(), parents.tolist(), strict=True):
+        norm = math.log(sum(math.exp(z) for z in row))
+        total += lam * (norm - row[i]) + (1 - lam) * (norm - row[j])
+    assert run(logits, batch)["mixed"].item() == pytest.approx(total / 4, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda z: run(z, batch)["mixed"], logits)
+
+
+def test_share_of_one_is_cross_entropy() -> None:
+    """With lambda 1 the second parent does not matter."""
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(3))
+    parents = torch.tensor([[0, 4], [1, 4], [2, 4]])
+    losses = run(logits, mixed_batch(torch.ones(3), parents))
+    expected = torch.nn.functional.cross_entropy(logits[3:], parents[:, 0])
+    torch.testing.assert_close(losses["mixed"], expected)
+
+
+def test_terms_without_rows() -> None:
+    """Each group of rows brings its own term."""
+    batch = mixed_batch(torch.rand(2), torch.zeros(2, 2, dtype=torch.long), n_real=0)
+    assert run(torch.zeros(2, 5), batch).keys() == {"mixed"}
+    labels = torch.zeros(2, dtype=torch.long)
+    assert run(torch.zeros(2, 5), Batch(torch.zeros(2, 1, 2, 2), labels, labels)).keys() == {"ce"}
+
+
+def test_unlabelled_generator_is_refused() -> None:
+    """Generated rows without parents cannot be used."""
+    batch = mixed_batch(torch.rand(2), torch.zeros(2, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="mixes labelled rows"):
+        run(torch.zeros(5, 5), batch._replace(mixed_targets=None, mixed_weights=None))
