@@ -139,7 +139,7 @@ class RunConfig(Settings):
     """Everything that determines a result.
 
     Attributes:
-        inputs_sha256: Hashes of inputs that names do not determine (data, checkpoints, networks handed over).
+        inputs_sha256: Hashes of what names do not determine: data, checkpoints, networks.
     """
 
     data: DataConfig

@@ -149,12 +149,16 @@ def _fields_at(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
     """Names of the fields of the section that a path leads to."""
     for step in path:
         field = model.model_fields.get(str(step))
-        inner = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = (
+            [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        )
         model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), model)
     return list(model.model_fields)
 
 
-def component(registry: Registry[Any], raw: object, section: str, joined: bool = False) -> Component:
+def component(
+    registry: Registry[Any], raw: object, section: str, joined: bool = False
+) -> Component:
     """A part (or several, joined by ``+``) with validated settings."""
     if isinstance(raw, str):
         raw = {"name": raw}

@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,23 +11,22 @@ from rich.console import Console
 
 from fskd.errors import FskdError, SettingError, TrainingError
 
-EPILOG = """
-[bold]Examples[/bold]
-
-KD+ on a quarter of the embedded digits:  python -m fskd.run --fraction 0.25 --method kdplus
-
-Compare with plain KD and no teacher:  python -m fskd.run --method ce,kd,kdplus --fraction 0.05 --seeds 5
-
-20 images per class of Fashion-MNIST:  python -m fskd.run --dataset fashion_mnist --shots 20 --seeds 3
-
-CIFAR-100 with a published teacher:  python -m fskd.run --dataset cifar100 --data-root ~/data --teacher resnet32x4 --teacher-checkpoint resnet32x4.pth --student resnet8x4 --fraction 0.25
-
-Any setting:  python -m fskd.run --set method.temperature=2 optim.lr=0.1 runtime.compile=true
-
-A settings or protocol file:  python -m fskd.run protocols/chain_ta.yaml --seeds 3
-
-What there is:  python -m fskd.run --list
-"""
+EXAMPLES = (
+    ("KD+ on a quarter of the embedded digits", "--fraction 0.25 --method kdplus"),
+    ("Against plain KD and no teacher", "--method ce,kd,kdplus --fraction 0.05 --seeds 5"),
+    ("20 images per class of Fashion-MNIST", "--dataset fashion_mnist --shots 20 --seeds 3"),
+    (
+        "CIFAR-100 with a published teacher",
+        "--dataset cifar100 --data-root ~/data --fraction 0.25"
+        " --teacher resnet32x4 --teacher-checkpoint resnet32x4.pth --student resnet8x4",
+    ),
+    ("Any setting", "--set method.temperature=2 optim.lr=0.1 runtime.compile=true"),
+    ("A settings or protocol file", "protocols/chain_ta.yaml --seeds 3"),
+    ("What there is", "--list"),
+)
+EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
+    f"{what}:\n\n    [cyan]python -m fskd.run {options}[/cyan]" for what, options in EXAMPLES
+)
 
 # Typer carries click inside and exports only a part of its exceptions; this is the common base.
 UsageError: Any = typer.BadParameter.__base__
@@ -38,7 +37,7 @@ DATA, NETS, TRAIN, RUN = "Data", "Networks", "Training", "Running"
 
 def _list(value: bool) -> None:
     if value:
-        print_parts(Console())
+        print_parts(make_console())
         raise typer.Exit
 
 
@@ -49,27 +48,30 @@ def command(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="Method; a+b composes, a,b runs both. [default: kdplus]"),
+        typer.Option(help="Method; a+b composes, a,b runs both.", show_default="kdplus"),
     ] = None,
     generator: Annotated[
         str | None, typer.Option(help="Generated points: a name, auto (the method's own) or none.")
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option(help="Share of the training set, in (0, 1].", rich_help_panel=DATA)
+        float | None,
+        typer.Option(help="Share of the training set, in (0, 1].", rich_help_panel=DATA),
     ] = None,
     shots: Annotated[
         int | None, typer.Option(help="Examples per class.", rich_help_panel=DATA)
     ] = None,
     n: Annotated[int | None, typer.Option(help="Examples in all.", rich_help_panel=DATA)] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set. [default: digits]", rich_help_panel=DATA)
+        str | None, typer.Option(help="Data set.", show_default="digits", rich_help_panel=DATA)
     ] = None,
     data_root: Annotated[
         str | None, typer.Option(help="Folder or file of the data.", rich_help_panel=DATA)
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(help="Which examples are chosen. [default: stratified]", rich_help_panel=DATA),
+        typer.Option(
+            help="Which examples are chosen.", show_default="stratified", rich_help_panel=DATA
+        ),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Teacher network.", rich_help_panel=NETS)
@@ -93,13 +95,12 @@ def command(
         typer.Option(help="Instead of steps: passes over the subset.", rich_help_panel=TRAIN),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="First seed. [default: 0]", rich_help_panel=TRAIN)
+        int | None, typer.Option(help="First seed.", show_default="0", rich_help_panel=TRAIN)
     ] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Number of seeds.", rich_help_panel=TRAIN)
-    ] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.", rich_help_panel=TRAIN)] = 1,
     out: Annotated[
-        str | None, typer.Option(help="Folder of all runs. [default: runs]", rich_help_panel=RUN)
+        str | None,
+        typer.Option(help="Folder of all runs.", show_default="runs", rich_help_panel=RUN),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)
@@ -147,13 +148,33 @@ def _execute(
     force: bool,
 ) -> None:
     # Imported late, so that --help answers at once.
-    from fskd.config import RunConfig, Runtime
+    from fskd.config import Runtime
     from fskd.protocol import Protocol, read_protocol
-    from fskd.resolve import merge, nested, parse_override, validate
+    from fskd.resolve import validate
     from fskd.results.tables import show
     from fskd.train.prepare import prepare
-    from fskd.train.runner import Session, run
+    from fskd.train.runner import run
     from fskd.train.screen import make_screen
+    from fskd.train.session import Session
+
+    layer = _layer(options, overrides)
+    runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
+    protocol = Protocol(name="run") if file is None else read_protocol(file)
+    names = str(options["method"]).split(",") if options["method"] else [None]
+    configs = [
+        config for point in _points(layer, names, seed, seeds) for config in protocol.expand(point)
+    ]
+    session = Session(runtime, make_screen(runtime.quiet))
+    for config in {c.method.name: c for c in configs}.values():
+        prepare(config, session.out)  # every mistake shows before any work starts
+    results = [run(config, session, force=force) for config in configs]
+    if session.main:
+        show(results, make_console())
+
+
+def _layer(options: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Named options, then ``--set``, as one nested mapping."""
+    from fskd.resolve import merge, nested, parse_override
 
     _check_exclusive(options)
     layer: dict[str, Any] = {}
@@ -162,28 +183,26 @@ def _execute(
             layer = merge(layer, nested(name, value))
     for text in overrides:
         layer = merge(layer, parse_override(text))
-    runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
-    protocol = Protocol(name="run") if file is None else read_protocol(file)
-    methods = str(options["method"]).split(",") if options["method"] else [None]
-    configs: list[RunConfig] = []
-    for method in methods:
-        for number in range(seeds) if seed is not None or seeds > 1 else [None]:
-            point = dict(layer)
-            if method is not None:
-                point = merge(point, {"method": method})
-            if number is not None:
-                point["seed"] = (seed or 0) + number
-            configs += protocol.expand(point)
-    session = Session(runtime, make_screen(runtime.quiet))
-    for config in {c.method.name: c for c in configs}.values():
-        prepare(config, session.out)  # every mistake shows before any work starts
-    if runtime.debug:
-        import torch
+    return layer
 
-        torch.autograd.set_detect_anomaly(True)
-    results = [run(config, session, force=force) for config in configs]
-    if session.main:
-        show(results, Console())
+
+def _points(
+    layer: dict[str, Any], names: Sequence[str | None], seed: int | None, seeds: int
+) -> Iterator[dict[str, Any]]:
+    """The layer for every method and seed asked for."""
+    from fskd.resolve import merge
+
+    several = seed is not None or seeds > 1
+    numbers = range(seed or 0, (seed or 0) + seeds) if several else [None]
+    for name in names:
+        for number in numbers:
+            point = layer if name is None else merge(layer, {"method": name})
+            yield point if number is None else {**point, "seed": number}
+
+
+def make_console() -> Console:
+    """Stdout, wide enough for the tables when it is not a terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _check_exclusive(options: dict[str, Any]) -> None:

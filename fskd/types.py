@@ -123,6 +123,7 @@ class Shapes(NamedTuple):
         teacher: Tap shapes of the teacher; None where there is none.
         targets: Class of every example of the subset in index order, (n,), int64.
         inputs: Shape of one image, (C, H, W).
+        seed: Seed of the method's own draws; streams are derived from it and the step.
     """
 
     num_classes: int
@@ -131,6 +132,7 @@ class Shapes(NamedTuple):
     teacher: TapShapes | None
     targets: Tensor
     inputs: tuple[int, ...] = ()
+    seed: int = 0
 
 
 @runtime_checkable
@@ -218,5 +220,3 @@ class Ranking:
     order: Tensor
     fingerprint: str
     sha256: str
-
-

@@ -17,7 +17,7 @@ def interpolate(
     lam: Float[Tensor, " n"],
     first: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "n c h w"]:
-    """lam * images[first] + (1 - lam) * images[partner].
+    """Lam * images[first] + (1 - lam) * images[partner].
 
     Args:
         images: Real images on one common scale; mixing commutes with normalisation.

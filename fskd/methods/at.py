@@ -14,23 +14,21 @@ from fskd.methods.base import (
     Method,
     MethodSettings,
     Phase,
-    Reads,
-    label_terms,
+    TaskSettings,
     methods,
     require,
-    teacher_terms,
+    task_reads,
+    task_terms,
+    task_weights,
 )
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 
-class ATSettings(MethodSettings):
+class ATSettings(TaskSettings):
     """Settings of AT."""
 
     weight: float = Field(1000.0, ge=0)
     power: float = Field(2.0, ge=1)
-    ce_weight: float = Field(1.0, ge=0)
-    kd_weight: float = Field(0.0, ge=0)
-    temperature: float = Field(4.0, gt=0)
 
 
 def attention_transfer(
@@ -83,10 +81,7 @@ class AT(Method):
 
     @classmethod
     def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        logits, stages = frozenset({"logits"}), frozenset({"stages"})
-        with_kd = cast(ATSettings, settings).kd_weight > 0
-        teacher = stages | logits if with_kd else stages
-        return (Phase(reads=Reads(student=stages | logits, teacher=teacher, generated=True)),)
+        return (Phase(reads=task_reads(settings, "stages", "stages")),)
 
     def forward(
         self,
@@ -96,9 +91,7 @@ class AT(Method):
         progress: Progress,
     ) -> Losses:
         student, base = students[0], slice(0, batch.n_base)
-        terms = label_terms(student, batch)
-        if self.settings.kd_weight > 0:
-            terms |= teacher_terms(student, teacher, batch, self.settings.temperature)
+        terms = task_terms(self.settings, student, teacher, batch)
         terms["at"] = attention_transfer(
             [maps[base] for maps in student.stages[1:]],
             [maps[base] for maps in teacher.stages[1:]],
@@ -107,8 +100,4 @@ class AT(Method):
         return terms
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        settings = self.settings
-        weights = {"ce": settings.ce_weight, "at": settings.weight}
-        if settings.kd_weight > 0:
-            weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
-        return weights
+        return {**task_weights(self.settings), "at": self.settings.weight}

@@ -10,9 +10,10 @@ composition (``kdplus+at``) takes a term that two parts share once, from the fir
 """
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
@@ -25,6 +26,14 @@ Losses = dict[str, Tensor]
 
 class MethodSettings(Settings):
     """Settings that every method has (none); subclasses add their own."""
+
+
+class TaskSettings(MethodSettings):
+    """Settings of methods that add terms of their own to the labels and, if asked, to KD."""
+
+    ce_weight: float = Field(1.0, ge=0)
+    kd_weight: float = Field(0.0, ge=0)
+    temperature: float = Field(4.0, gt=0, description="Of the KD term.")
 
 
 class Reads(NamedTuple):
@@ -104,7 +113,6 @@ class Method(nn.Module):
     Class attributes:
         Settings: The settings class.
         default_generator: Registry name of the generator used unless the run sets another.
-        n_students: Students trained together (online methods override it as a property).
         unit_terms: Terms whose weights enter the divisor of the total loss. The total is divided
             by the sum of these weights so that arms share an effective learning rate; terms on
             another scale (features, relations) keep their published ratio to the label terms.
@@ -116,7 +124,7 @@ class Method(nn.Module):
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     default_generator: ClassVar[str | None] = None
-    unit_terms: ClassVar[frozenset[str]] = frozenset({"ce", "kd", "generated"})
+    unit_terms: frozenset[str] = frozenset({"ce", "kd", "generated"})
 
     def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
         super().__init__()
@@ -169,10 +177,42 @@ class Method(nn.Module):
 methods: Registry[type[Method]] = Registry("method", "fskd.methods")
 
 
-def require(condition: bool, method: str, value: object, accepted: str) -> None:
-    """SettingError named after the method unless ``condition`` holds (shape requirements)."""
+def require(condition: bool, name: str, value: object, accepted: str) -> None:
+    """SettingError about ``method.<name>`` unless ``condition`` holds.
+
+    Args:
+        condition: What the method needs.
+        name: The method or one of its settings.
+        value: What was found instead.
+        accepted: What would do.
+    """
     if not condition:
-        raise SettingError(f"method.{method}", value, accepted)
+        raise SettingError(f"method.{name}", value, accepted)
+
+
+def task_reads(
+    settings: MethodSettings, student: str, teacher: str, generated: bool = True
+) -> Reads:
+    """Reads of a method with ``TaskSettings`` whose own terms read one tap of each network."""
+    own = cast(TaskSettings, settings)
+    known = {teacher, "logits"} if own.kd_weight > 0 else {teacher}
+    return Reads(frozenset({student, "logits"}), frozenset(known), generated or own.kd_weight > 0)
+
+
+def task_terms(settings: TaskSettings, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+    """``ce`` and, with a positive ``kd_weight``, the teacher's terms."""
+    terms = label_terms(student, batch)
+    if settings.kd_weight > 0:
+        terms |= teacher_terms(student, teacher, batch, settings.temperature)
+    return terms
+
+
+def task_weights(settings: TaskSettings) -> dict[str, float]:
+    """Weights of the terms that ``task_terms`` returns."""
+    weights = {"ce": settings.ce_weight}
+    if settings.kd_weight > 0:
+        weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
+    return weights
 
 
 def label_terms(student: Outputs, batch: Batch) -> Losses:
@@ -182,16 +222,12 @@ def label_terms(student: Outputs, batch: Batch) -> Losses:
     return {"ce": cross_entropy(student.logits[: batch.n_real], batch.targets)}
 
 
-def teacher_terms(
-    student: Outputs, teacher: Outputs, batch: Batch, temperature: float
-) -> Losses:
+def teacher_terms(student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
     """The shared terms ``kd`` on the real rows and ``generated`` on the generated ones."""
     real, base = slice(0, batch.n_real), slice(batch.n_real, batch.n_base)
     terms = {}
     if batch.n_real:
         terms["kd"] = kl_divergence(student.logits[real], teacher.logits[real], temperature)
     if batch.n_generated:
-        terms["generated"] = kl_divergence(
-            student.logits[base], teacher.logits[base], temperature
-        )
+        terms["generated"] = kl_divergence(student.logits[base], teacher.logits[base], temperature)
     return terms

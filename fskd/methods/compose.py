@@ -1,6 +1,7 @@
 """``a+b``: several methods that share one forward pass per row."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from fskd.methods.base import (
     Reads,
     methods,
 )
-from fskd.types import Batch, Outputs, Progress, Shapes
+from fskd.types import Batch, Outputs, Progress, Settings, Shapes
 
-Part = tuple[str, MethodSettings]
+# Name and settings; the settings are of the method's own class, which the registry knows.
+Part = tuple[str, Settings]
 
 
 def merge_reads(reads: Sequence[Reads]) -> Reads:
@@ -35,13 +37,13 @@ def phases_of(parts: Sequence[Part]) -> tuple[Phase, ...]:
     """Phases of a composition: each part's initial phases in turn, then one joint main phase."""
     if len(parts) == 1:
         name, settings = parts[0]
-        return methods.get(name).phases_of(settings)
+        return methods.get(name).phases_of(cast(MethodSettings, settings))
     initial: list[Phase] = []
     mains: list[Phase] = []
     for name, settings in parts:
         *first, main = (
             phase._replace(trains=tuple(_inside(name, t) for t in phase.trains))
-            for phase in methods.get(name).phases_of(settings)
+            for phase in methods.get(name).phases_of(cast(MethodSettings, settings))
         )
         initial += [phase._replace(name=f"{name}.{phase.name}") for phase in first]
         mains.append(main)
@@ -69,7 +71,7 @@ class Composite(Method):
         super().__init__(MethodSettings(), shapes)
         self.components = tuple(parts)
         self.parts = nn.ModuleDict(
-            {name: methods.get(name)(settings, shapes) for name, settings in parts}
+            {name: build([(name, settings)], shapes) for name, settings in parts}
         )
         self.unit_terms = frozenset().union(*(m.unit_terms for m in self._methods()))
         # Filled by ``views`` and read by the ``forward`` of the same step.
@@ -144,5 +146,5 @@ def build(parts: Sequence[Part], shapes: Shapes) -> Method:
     """The method, or the composition of several."""
     if len(parts) == 1:
         name, settings = parts[0]
-        return methods.get(name)(settings, shapes)
+        return methods.get(name)(cast(MethodSettings, settings), shapes)
     return Composite(parts, shapes)

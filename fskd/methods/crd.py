@@ -16,21 +16,20 @@ from fskd.methods.base import (
     Method,
     MethodSettings,
     Phase,
-    Reads,
-    label_terms,
+    TaskSettings,
     methods,
     require,
-    teacher_terms,
+    task_reads,
+    task_terms,
+    task_weights,
 )
 from fskd.seeding import torch_generator
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
-# The run's seed does not reach a method; draws depend on this and on the number of calls alone.
-SEED = 0
 EPS = 1e-7
 
 
-class CRDSettings(MethodSettings):
+class CRDSettings(TaskSettings):
     """Settings of CRD."""
 
     weight: float = Field(0.8, ge=0)
@@ -38,9 +37,6 @@ class CRDSettings(MethodSettings):
     n_negatives: int = Field(16384, gt=0)
     tau: float = Field(0.07, gt=0)
     momentum: float = Field(0.5, ge=0, le=1)
-    ce_weight: float = Field(1.0, ge=0)
-    kd_weight: float = Field(0.0, ge=0)
-    temperature: float = Field(4.0, gt=0)
 
 
 def contrast_scores(
@@ -121,10 +117,9 @@ class CRD(Method):
     times n and stays fixed; memories are updated after they are read.
 
     Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, arXiv
-    1910.10699. Positions are those within the training subset. Memory initialisation and negatives
-    come from a fixed stream, not from the run's seed, and the number of draws is a buffer, so that
-    a resumed run repeats the uninterrupted one. Generated rows have no position and enter the KD
-    term only.
+    1910.10699. Positions are those within the training subset. Negatives are drawn from (seed,
+    step), so that a resumed run repeats the uninterrupted one. Generated rows have no position and
+    enter the KD term only.
     """
 
     Settings = CRDSettings
@@ -133,7 +128,6 @@ class CRD(Method):
     memory_teacher: Tensor
     z_student: Tensor
     z_teacher: Tensor
-    n_draws: Tensor
 
     def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
         super().__init__(settings, shapes)
@@ -144,18 +138,14 @@ class CRD(Method):
         self.embed_teacher = nn.Linear(cast(TapShapes, shapes.teacher).embedding[0], dim)
         bound = 1 / math.sqrt(dim / 3)
         for role in ("student", "teacher"):
-            rng = torch_generator(SEED, "crd", "memory", role)
+            rng = torch_generator(shapes.seed, "crd", "memory", role)
             memory = torch.rand(n, dim, generator=rng).mul(2 * bound).sub(bound)
             self.register_buffer(f"memory_{role}", memory)
             self.register_buffer(f"z_{role}", torch.tensor(-1.0))
-        self.register_buffer("n_draws", torch.tensor(0))
 
     @classmethod
     def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        logits, embedding = frozenset({"logits"}), frozenset({"embedding"})
-        with_kd = cast(CRDSettings, settings).kd_weight > 0
-        teacher = embedding | logits if with_kd else embedding
-        return (Phase(reads=Reads(student=embedding | logits, teacher=teacher, generated=with_kd)),)
+        return (Phase(reads=task_reads(settings, "embedding", "embedding", generated=False)),)
 
     def forward(
         self,
@@ -165,29 +155,22 @@ class CRD(Method):
         progress: Progress,
     ) -> Losses:
         student, real = students[0], slice(0, batch.n_real)
-        terms = label_terms(student, batch)
-        if self.settings.kd_weight > 0:
-            terms |= teacher_terms(student, teacher, batch, self.settings.temperature)
+        terms = task_terms(self.settings, student, teacher, batch)
         if batch.n_real:
             terms["crd"] = self.contrast(
                 student.embedding[real],
                 teacher.embedding[real],
                 batch.indices,
-                self.candidates(batch),
+                self.candidates(batch, progress.step),
             )
         return terms
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        settings = self.settings
-        weights = {"ce": settings.ce_weight, "crd": settings.weight}
-        if settings.kd_weight > 0:
-            weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
-        return weights
+        return {**task_weights(self.settings), "crd": self.settings.weight}
 
-    def candidates(self, batch: Batch) -> Tensor:
-        """Positions (B, 1+K) of each row's own example and of fresh negatives."""
-        rng = torch_generator(SEED, "crd", "negatives", int(self.n_draws))
-        self.n_draws += 1
+    def candidates(self, batch: Batch, step: int) -> Tensor:
+        """Positions (B, 1+K) of each row's own example and of the negatives of this step."""
+        rng = torch_generator(self.shapes.seed, "crd", "negatives", step)
         negatives = draw_negatives(
             self.shapes.targets, batch.targets, self.settings.n_negatives, rng
         ).to(batch.indices.device)

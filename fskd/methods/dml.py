@@ -1,7 +1,7 @@
 """DML: students that learn together and from each other."""
 
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import cast
 
 from jaxtyping import Float
 from pydantic import Field
@@ -62,7 +62,7 @@ class DML(Method):
 
     Settings = DMLSettings
     settings: DMLSettings
-    unit_terms: ClassVar[frozenset[str]] = Method.unit_terms | {"mutual"}
+    unit_terms = Method.unit_terms | {"mutual"}
 
     @classmethod
     def students_needed(cls, settings: MethodSettings) -> int:

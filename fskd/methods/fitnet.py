@@ -13,23 +13,21 @@ from fskd.methods.base import (
     Method,
     MethodSettings,
     Phase,
-    Reads,
-    label_terms,
+    TaskSettings,
     methods,
     require,
-    teacher_terms,
+    task_reads,
+    task_terms,
+    task_weights,
 )
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 
-class FitNetSettings(MethodSettings):
+class FitNetSettings(TaskSettings):
     """Settings of FitNet."""
 
     weight: float = Field(100.0, ge=0)
     hint_index: int = Field(2, ge=0)
-    ce_weight: float = Field(1.0, ge=0)
-    kd_weight: float = Field(0.0, ge=0)
-    temperature: float = Field(4.0, gt=0)
 
 
 def hint_loss(
@@ -118,10 +116,7 @@ class FitNet(Method):
 
     @classmethod
     def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        logits, stages = frozenset({"logits"}), frozenset({"stages"})
-        with_kd = cast(FitNetSettings, settings).kd_weight > 0
-        teacher = stages | logits if with_kd else stages
-        return (Phase(reads=Reads(student=stages | logits, teacher=teacher, generated=True)),)
+        return (Phase(reads=task_reads(settings, "stages", "stages")),)
 
     def forward(
         self,
@@ -131,9 +126,7 @@ class FitNet(Method):
         progress: Progress,
     ) -> Losses:
         student, base = students[0], slice(0, batch.n_base)
-        terms = label_terms(student, batch)
-        if self.settings.kd_weight > 0:
-            terms |= teacher_terms(student, teacher, batch, self.settings.temperature)
+        terms = task_terms(self.settings, student, teacher, batch)
         hint = teacher.stages[self.settings.hint_index][base]
         if hint[:, 0].numel() > 1:
             guess = self.regressor(student.stages[self.settings.hint_index][base])
@@ -141,8 +134,4 @@ class FitNet(Method):
         return terms
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        settings = self.settings
-        weights = {"ce": settings.ce_weight, "fitnet": settings.weight}
-        if settings.kd_weight > 0:
-            weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
-        return weights
+        return {**task_weights(self.settings), "fitnet": self.settings.weight}

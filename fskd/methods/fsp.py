@@ -15,22 +15,20 @@ from fskd.methods.base import (
     MethodSettings,
     Phase,
     Reads,
-    label_terms,
+    TaskSettings,
     methods,
     require,
-    teacher_terms,
+    task_terms,
+    task_weights,
 )
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 
-class FSPSettings(MethodSettings):
+class FSPSettings(TaskSettings):
     """Settings of FSP; ``fsp_share`` is the length of the first phase relative to the second."""
 
     weight: float = Field(1.0, ge=0)
     fsp_share: float = Field(30 / 240, gt=0)
-    ce_weight: float = Field(1.0, ge=0)
-    kd_weight: float = Field(0.0, ge=0)
-    temperature: float = Field(4.0, gt=0)
 
 
 def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -107,16 +105,9 @@ class FSP(Method):
                     [maps[base] for maps in teacher.stages],
                 )
             }
-        terms = label_terms(student, batch)
-        if self.settings.kd_weight > 0:
-            terms |= teacher_terms(student, teacher, batch, self.settings.temperature)
-        return terms
+        return task_terms(self.settings, student, teacher, batch)
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        settings = self.settings
         if progress.phase == "fsp":
-            return {"fsp": settings.weight}
-        weights = {"ce": settings.ce_weight}
-        if settings.kd_weight > 0:
-            weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
-        return weights
+            return {"fsp": self.settings.weight}
+        return task_weights(self.settings)

@@ -40,7 +40,7 @@ class Mixup(Method):
     Settings = MixupSettings
     settings: MixupSettings
     default_generator: ClassVar[str | None] = "mixup"
-    unit_terms: ClassVar[frozenset[str]] = Method.unit_terms | {"mixed"}
+    unit_terms = Method.unit_terms | {"mixed"}
 
     @classmethod
     def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:

@@ -1,7 +1,5 @@
 """RKD: distances and angles between the examples of a batch."""
 
-from typing import cast
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
@@ -13,22 +11,20 @@ from fskd.methods.base import (
     Method,
     MethodSettings,
     Phase,
-    Reads,
-    label_terms,
+    TaskSettings,
     methods,
-    teacher_terms,
+    task_reads,
+    task_terms,
+    task_weights,
 )
 from fskd.types import Batch, Outputs, Progress
 
 
-class RKDSettings(MethodSettings):
+class RKDSettings(TaskSettings):
     """Settings of RKD."""
 
     dist_weight: float = Field(25.0, ge=0)
     angle_weight: float = Field(50.0, ge=0)
-    ce_weight: float = Field(1.0, ge=0)
-    kd_weight: float = Field(0.0, ge=0)
-    temperature: float = Field(4.0, gt=0)
 
 
 def distance_loss(
@@ -74,10 +70,7 @@ class RKD(Method):
 
     @classmethod
     def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        logits, embedding = frozenset({"logits"}), frozenset({"embedding"})
-        with_kd = cast(RKDSettings, settings).kd_weight > 0
-        teacher = embedding | logits if with_kd else embedding
-        return (Phase(reads=Reads(student=embedding | logits, teacher=teacher, generated=True)),)
+        return (Phase(reads=task_reads(settings, "embedding", "embedding")),)
 
     def forward(
         self,
@@ -87,9 +80,7 @@ class RKD(Method):
         progress: Progress,
     ) -> Losses:
         student = students[0]
-        terms = label_terms(student, batch)
-        if self.settings.kd_weight > 0:
-            terms |= teacher_terms(student, teacher, batch, self.settings.temperature)
+        terms = task_terms(self.settings, student, teacher, batch)
         if batch.n_base >= 3:
             ours = student.embedding[: batch.n_base]
             theirs = teacher.embedding[: batch.n_base]
@@ -98,12 +89,8 @@ class RKD(Method):
         return terms
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        settings = self.settings
-        weights = {
-            "ce": settings.ce_weight,
-            "rkd_dist": settings.dist_weight,
-            "rkd_angle": settings.angle_weight,
+        return {
+            **task_weights(self.settings),
+            "rkd_dist": self.settings.dist_weight,
+            "rkd_angle": self.settings.angle_weight,
         }
-        if settings.kd_weight > 0:
-            weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
-        return weights

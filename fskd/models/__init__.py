@@ -1,1 +1,1 @@
-"""Networks, taps, checkpoints and the teacher."""
+"""Networks by name, their taps and their weights on disk."""

@@ -87,7 +87,10 @@ def _build_timm(timm: ModuleType, name: str, num_classes: int, in_channels: int)
 def _build_torchvision(
     torchvision: ModuleType, name: str, num_classes: int, in_channels: int
 ) -> nn.Module:
-    net = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    # The auxiliary heads of these two would make the output a tuple in train mode.
+    has_heads = name.lower() in ("googlenet", "inception_v3")
+    options = {"aux_logits": False, "init_weights": False} if has_heads else {}
+    net = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     if in_channels != 3:
         replace_first_convolution(net, in_channels)
     return net
@@ -105,10 +108,10 @@ def replace_first_convolution(net: nn.Module, in_channels: int) -> None:
     Raises:
         ValueError: If the network has no ungrouped 2-D convolution.
     """
-    for name, old in net.named_modules():
-        if isinstance(old, nn.Conv2d) and old.groups == 1:
-            break
-    else:
+    named = net.named_modules()
+    found = (pair for pair in named if isinstance(pair[1], nn.Conv2d) and pair[1].groups == 1)
+    name, old = next(found, ("", None))
+    if not isinstance(old, nn.Conv2d):
         raise ValueError("it has no first convolution to replace")
     new = nn.Conv2d(
         in_channels,

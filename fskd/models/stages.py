@@ -16,10 +16,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
 ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
-ACTIVATION_FUNCTIONS = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ silu gelu elu elu_ selu celu mish softplus "
-    "hardswish hardsigmoid hardtanh sigmoid sigmoid_ tanh tanh_".split()
-)
+# fmt: off
+ACTIVATION_FUNCTIONS = frozenset((
+    "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "silu", "gelu", "elu", "elu_",
+    "selu", "celu", "mish", "softplus", "hardswish", "hardsigmoid", "hardtanh", "sigmoid",
+    "sigmoid_", "tanh", "tanh_",
+))
+# fmt: on
 
 Resolution = tuple[int, ...]
 
@@ -44,7 +47,7 @@ def find_stages(
     last = {nodes[-1] for nodes in outer if _has_convolution(net, nodes)}
     stages, pre = [], []
     for node in (node for node in tensors if node in last):
-        while isinstance(module_of(net, node), nn.Identity | _DropoutNd):
+        while _passes_on(net, node):
             node = node.all_input_nodes[0]
         stages.append(node)
         pre.append(node.all_input_nodes[0] if _is_activation(net, node) else node)
@@ -67,8 +70,18 @@ def _is_activation(net: nn.Module, node: Node) -> bool:
     return is_activation_module(module_of(net, node)) or _name(node) in ACTIVATION_FUNCTIONS
 
 
+def _passes_on(net: nn.Module, node: Node) -> bool:
+    is_module = isinstance(module_of(net, node), nn.Identity | _DropoutNd)
+    return is_module or "dropout" in _name(node)
+
+
 def _has_convolution(net: nn.Module, nodes: Sequence[Node]) -> bool:
-    return any(isinstance(module_of(net, n), _ConvNd) or _name(n) == "conv2d" for n in nodes)
+    # A module that is not looked into, as timm declares some blocks, may hold convolutions.
+    called = (module for node in nodes if (module := module_of(net, node)) is not None)
+    inside = (part for module in called for part in module.modules())
+    return any(isinstance(part, _ConvNd) for part in inside) or any(
+        _name(node) == "conv2d" for node in nodes
+    )
 
 
 def _name(node: Node) -> str:

@@ -201,12 +201,18 @@ def symbolic(net: nn.Module, training: bool, owner: nn.Module | None = None) -> 
             graph = _Tracer(net).trace(whole)
         except Exception as error:  # whatever a forward pass does with symbols that it cannot
             raise TraceError(first_line(error)) from error
-    for node in graph.nodes if owner is not None else ():
+    if owner is not None:
+        _adopt_constants(owner, whole, graph, "train" if training else "eval")
+    return graph
+
+
+def _adopt_constants(owner: nn.Module, whole: nn.Module, graph: fx.Graph, mode: str) -> None:
+    """Makes tensors that the forward pass created while traced follow the owner's device."""
+    for node in graph.nodes:
         if node.op == "get_attr" and not node.target.startswith("net."):
-            name = f"_{'train' if training else 'eval'}{node.target}"
+            name = f"_{mode}{node.target}"
             owner.register_buffer(name, getattr(whole, node.target), persistent=False)
             node.target = name
-    return graph
 
 
 def last_linear(net: nn.Module) -> nn.Linear | None:

@@ -176,7 +176,9 @@ class RunDir:
         try:
             return Result.from_json(self.result.read_text(encoding="utf-8"), str(self.path))
         except (ValueError, TypeError, OSError) as error:
-            raise FskdError(f"{self.result}: not a result file ({error}); --force runs anew") from None
+            raise FskdError(
+                f"{self.result}: not a result file ({error}); --force runs anew"
+            ) from None
 
     def clear(self) -> None:
         """Removes all that a run leaves, the result first, so that it counts as unfinished."""

@@ -83,14 +83,18 @@ def _show_many(results: Sequence[Result], console: Console) -> None:
         data = result.config["data"]
         names = (data["name"], result.config["student"], result.method, _generator(result))
         groups.setdefault((*names, str(result.n_train)), []).append(result)
+    columns = ("data", "student", "method", "generator", "n")
+    varying = [i for i in range(len(columns)) if len({key[i] for key in groups}) > 1]
+    fixed = [f"{columns[i]} {next(iter(groups))[i]}" for i in range(5) if i not in varying]
+    console.print(", ".join(fixed), highlight=False, style="bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("data", "n", "student", "method", "generator"):
-        table.add_column(column)
+    for i in varying:
+        table.add_column(columns[i])
     numbers = ("seeds", "top-1 %", "std", "NLL", "ECE", "agree %", "updates", "rows", "queries")
     for column in numbers:
         table.add_column(column, justify="right")
-    for (name, student, method, generator, n), runs in groups.items():
-        table.add_row(name, n, student, method, generator, *_numbers(runs))
+    for key, runs in groups.items():
+        table.add_row(*(key[i] for i in varying), *_numbers(runs))
     console.print(table, highlight=False)
     for teacher in dict.fromkeys(_teacher(r) for r in results if r.teacher):
         console.print(f"teacher: {teacher}", highlight=False)
@@ -135,14 +139,14 @@ def _show_differences(
         difference = paired_difference(ours, baseline) if same_task else None
         if difference is None:
             continue
-        names = [
-            method if group == "-" or first[2] != second[2] else f"{method} ({group})"
-            for _, _, method, group, _ in (second, first)
-        ]
+        several = first[2] == second[2]
+        ours_name, baseline_name = (
+            f"{key[2]} ({key[3]})" if several else key[2] for key in (second, first)
+        )
         error = "" if math.isnan(difference.error) else f" +- {100 * difference.error:.2f}"
-        n = "1 seed" if difference.n == 1 else f"{difference.n} seeds, standard error"
+        n = "1 seed" if difference.n == 1 else f"{difference.n} seeds, +- standard error"
         console.print(
-            f"paired difference {names[0]} - {names[1]} (n = {second[4]}):"
+            f"paired difference {ours_name} - {baseline_name} on {second[4]} images:"
             f" {100 * difference.mean:+.2f}{error} points ({n})",
             highlight=False,
         )

@@ -46,7 +46,9 @@ def _devices(runtime: Runtime) -> tuple[str, int | list[int]]:
         return "cpu", runtime.devices
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
-        raise SettingError("device", f"'{runtime.device}'", "auto or cpu: there is no CUDA GPU here")
+        raise SettingError(
+            "device", f"'{runtime.device}'", "auto or cpu: there is no CUDA GPU here"
+        )
     if runtime.devices > count or (number and int(number) >= count):
         raise SettingError("device", f"'{runtime.device}'", f"one of the {count} CUDA GPUs here")
     return "cuda", [int(number)] if number else runtime.devices

@@ -1,7 +1,5 @@
 """Numbers about a trained network: accuracy, calibration, and fidelity to its teacher."""
 
-
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +28,9 @@ def predict(
     """Logits in eval mode without augmentation, float32 (N, K) on the CPU, in order."""
     training = net.training
     net.eval()
-    parts = [net(x).logits.float().cpu() for x, _ in chunks(images, device, subset, workers=workers)]
+    parts = [
+        net(x).logits.float().cpu() for x, _ in chunks(images, device, subset, workers=workers)
+    ]
     net.train(training)
     return torch.cat(parts)
 

@@ -39,11 +39,11 @@ class Saver:
     """When and how the state is saved.
 
     Attributes:
-        save: Writes the state of (task, optimisers, counts).
+        save: Writes the state of the task, the optimisers and the counts.
         every: Seconds between saves.
     """
 
-    save: Callable[[DistillTask, list[torch.optim.Optimizer], Counts], None]
+    save: Callable[[DistillTask, list[torch.optim.Optimizer]], None]
     every: float
 
 
@@ -166,7 +166,7 @@ def _run_phase(
             _flush(pending, counts, progress, stepping, run.report)
         if due and counts.step < run.end:
             counts.teacher_queries = teacher.queries if teacher is not None else 0
-            run.saver.save(task, optimizers, counts)
+            run.saver.save(task, optimizers)
             last_save = time.monotonic()
     counts.teacher_queries = teacher.queries if teacher is not None else 0
 

@@ -11,7 +11,6 @@ from fskd.models.teacher import Teacher
 from fskd.train.evaluate import agreement, path_variation, predict, scores, total_variation
 from fskd.train.loop import phase_steps
 from fskd.train.prepare import Job
-from fskd.train.task import DistillTask
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "torchmetrics", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
@@ -20,7 +19,6 @@ TRAIN_POINTS = 4096
 
 def measure(
     job: Job,
-    task: DistillTask,
     teacher: Teacher | None,
     about_teacher: dict[str, Any] | None,
     device: torch.device,
@@ -29,8 +27,7 @@ def measure(
     """The measured fields of a ``Result``.
 
     Args:
-        job: The run.
-        task: Trained students.
+        job: The run, its students trained.
         teacher: The teacher, or None.
         about_teacher: Its name and key; top1 is added.
         device: Where networks run.
@@ -70,9 +67,7 @@ def measure(
     found["teacher"] = {**about_teacher, "top1": scores(known, data.test.targets)["top1"]}
     found["agreement"] = agreement(logits, known)
     found["tv_test"] = total_variation(logits, known)
-    found["tv_train"] = total_variation(
-        on_train, predict(teacher.net, data.train, device, points)
-    )
+    found["tv_train"] = total_variation(on_train, predict(teacher.net, data.train, device, points))
     found["tv_paths"] = path_variation(
         student, teacher.net, data.train, points, device, job.config.seed
     )

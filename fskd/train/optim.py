@@ -55,9 +55,7 @@ def build_optimizers(
     optimizers: list[torch.optim.Optimizer] = []
     if sgd:
         optimizers.append(
-            torch.optim.SGD(
-                sgd, config.lr, momentum=config.momentum, nesterov=config.nesterov
-            )
+            torch.optim.SGD(sgd, config.lr, momentum=config.momentum, nesterov=config.nesterov)
         )
     if adam:
         optimizers.append(torch.optim.Adam(adam))

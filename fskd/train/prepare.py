@@ -17,10 +17,11 @@ from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
 from fskd.methods.base import Method
 from fskd.methods.compose import build as build_method
+from fskd.methods.compose import merge_reads, phases_of
 from fskd.models.catalog import build as build_network
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
-from fskd.resolve import students_needed
+from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
 from fskd.seeding import derive
 from fskd.types import DataSplits, Shapes
@@ -38,6 +39,9 @@ class Given(NamedTuple):
     data: DataSplits | None = None
     teacher: nn.Module | None = None
     students: Sequence[nn.Module] = ()
+
+
+NOTHING_GIVEN = Given()
 
 
 class Job(NamedTuple):
@@ -92,7 +96,7 @@ def file_hash(path: Path, setting: str) -> str:
         raise SettingError(setting, path, f"a readable file ({error.strerror})") from None
 
 
-def pin(config: RunConfig, given: Given = Given()) -> RunConfig:
+def pin(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
     """The configuration with hashes of data, checkpoints and networks handed over.
 
     So a key stands for the very images and weights, wherever they lie and whatever they are called.
@@ -153,24 +157,26 @@ def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
         reason = str(error).splitlines()[0]
         size = "x".join(map(str, data.train.size))
         name = type(net.net).__name__
-        raise SettingError(setting, name, f"a network that takes {size} images ({reason})") from None
+        raise SettingError(
+            setting, name, f"a network that takes {size} images ({reason})"
+        ) from None
     net.train(training)
     if shape != (2, data.train.num_classes):
         found = f"a network with output {tuple(shape[1:])}"
         raise SettingError(setting, found, f"{data.train.num_classes} classes")
 
 
-def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet | None:
+def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet:
     """The teacher's network, with weights if they come from a file or from Python."""
     if given.teacher is not None:
         net = FeatureNet(given.teacher)
-    elif config.teacher is None:
-        return None
-    else:
+    elif config.teacher is not None:
         net = seeded_network(config.teacher.name, data, "teacher.name", 0, "teacher")
         if config.teacher.checkpoint is not None:
             path = Path(config.teacher.checkpoint).expanduser()
             load_weights(net.net, path, "teacher.checkpoint")
+    else:
+        raise SettingError("teacher", None, f"a teacher, since {config.method.name} needs one")
     check_network(net, data, "teacher")
     return net
 
@@ -194,7 +200,7 @@ def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[
     return nets
 
 
-def prepare(config: RunConfig, out: Path, given: Given = Given()) -> Job:
+def prepare(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Job:
     """Loads data and builds every part of a run, without training anything.
 
     Raises:
@@ -204,18 +210,20 @@ def prepare(config: RunConfig, out: Path, given: Given = Given()) -> Job:
     data = given.data or load_data(config)
     subset = choose_subset(config, data)
     students = student_networks(config, data, given)
-    teacher = teacher_network(config, data, given)
+    teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
+    reads = merge_reads([phase.reads for phase in phases_of(config.method.parts)])
     shapes = Shapes(
         data.train.num_classes,
         len(subset.train),
-        tuple(net.tap_shapes(data.train.size) for net in students),
-        None if teacher is None else teacher.tap_shapes(data.train.size),
+        tuple(net.tap_shapes(data.train.size, reads.student) for net in students),
+        None if teacher is None else teacher.tap_shapes(data.train.size, reads.teacher),
         data.train.targets[subset.train],
         data.train.size,
+        derive(config.seed, "method"),
     )
     with torch.random.fork_rng():
         torch.manual_seed(derive(config.seed, "init", "method"))
-        method = build_method(config.method.parts, shapes)  # type: ignore[arg-type]
+        method = build_method(config.method.parts, shapes)
     generator, scale = None, 1.0
     real_rows = n_generated = config.optim.batch_size
     if config.generator is not None:

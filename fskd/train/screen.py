@@ -13,8 +13,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fskd.config import RunConfig
-
 
 class Screen:
     """Shows nothing; the base of the others, and what ``--quiet`` and the Python API use."""
@@ -22,7 +20,7 @@ class Screen:
     def say(self, text: str) -> None:
         """One line of information."""
 
-    def begin(self, config: RunConfig, steps: int, done: int) -> None:
+    def begin(self, title: str, steps: int, done: int) -> None:
         """A training begins (or goes on) at step ``done`` of ``steps``."""
 
     def step(self, record: dict[str, Any], steps: int, rows: int) -> None:
@@ -43,10 +41,6 @@ class _Speed:
         return (step - self.start) * rows / elapsed
 
 
-def _title(config: RunConfig) -> str:
-    return f"{config.student} {config.method.name} {config.data.size_label} seed {config.seed}"
-
-
 def _losses(record: dict[str, Any]) -> str:
     terms = {k: v for k, v in record.items() if k not in ("step", "phase", "lr")}
     return " ".join(f"{name} {value:.3f}" for name, value in terms.items())
@@ -63,9 +57,9 @@ class LineScreen(Screen):
         """Prints at once."""
         print(text, file=sys.stderr, flush=True)
 
-    def begin(self, config: RunConfig, steps: int, done: int) -> None:
+    def begin(self, title: str, steps: int, done: int) -> None:
         """Prints the title."""
-        self._title, self._last, self._speed = _title(config), time.monotonic(), _Speed(done)
+        self._title, self._last, self._speed = title, time.monotonic(), _Speed(done)
         self.say(f"{self._title}: {steps} steps")
 
     def step(self, record: dict[str, Any], steps: int, rows: int) -> None:
@@ -94,7 +88,7 @@ class BarScreen(Screen):
         """Prints above the bar."""
         self.console.print(text, highlight=False, style="dim")
 
-    def begin(self, config: RunConfig, steps: int, done: int) -> None:
+    def begin(self, title: str, steps: int, done: int) -> None:
         """Opens a bar."""
         self._speed = _Speed(done)
         self._bar = Progress(
@@ -104,7 +98,7 @@ class BarScreen(Screen):
             TimeRemainingColumn(compact=True),
             console=self.console,
         )
-        self._task = self._bar.add_task(_title(config), total=steps, completed=done, info="")
+        self._task = self._bar.add_task(title, total=steps, completed=done, info="")
         self._bar.start()
 
     def step(self, record: dict[str, Any], steps: int, rows: int) -> None:

@@ -123,10 +123,12 @@ def run(
 
 
 def check_kd(case: Case) -> None:
+    """Divergence at a temperature."""
     case.loss(kl_divergence(case["logits_s"], case["logits_t"], case.hp("T")))
 
 
 def check_kd_total(case: Case) -> None:
+    """Labels and divergence, through the method."""
     settings = KDSettings(
         temperature=case.hp("T"), ce_weight=case.hp("ce_weight"), kd_weight=case.hp("kd_weight")
     )
@@ -142,25 +144,29 @@ def check_kd_total(case: Case) -> None:
 
 
 def check_label_smoothing(case: Case) -> None:
+    """Cross-entropy with smoothed labels."""
     case.loss(cross_entropy(case["logits_s"], case["labels"], case.hp("eps")))
 
 
 def check_logits_mse(case: Case) -> None:
+    """Squared difference of logits."""
     case.loss(logits_mse(case["logits_s"], case["logits_t"]))
 
 
 def check_at(case: Case) -> None:
+    """Attention maps, stage by stage and summed."""
     student, teacher = case.stages("feat_s"), case.stages("feat_t")
     if "parts" in case.groups["out"]:
         parts = [
-            attention_transfer([s], [t], case.hp("p"))
+            attention_transfer([s], [t], float(case.hp("p")))
             for s, t in zip(student, teacher, strict=True)
         ]
         case.close(torch.stack(parts), "parts")
-    case.loss(attention_transfer(student, teacher, case.hp("p")))
+    case.loss(attention_transfer(student, teacher, float(case.hp("p"))))
 
 
 def check_fitnet(case: Case) -> None:
+    """Hint loss through the regressor, with recorded weights and batch statistics."""
     student, teacher = case["feat_s_0"], case["feat_t_0"]
     method = FitNet(
         FitNetSettings(hint_index=0),
@@ -184,6 +190,7 @@ def check_fitnet(case: Case) -> None:
 
 
 def check_fsp(case: Case) -> None:
+    """Flow matrices, pair by pair and summed."""
     student, teacher = case.stages("feat_s"), case.stages("feat_t")
     pairs = range(len(student) - 1)
     parts = [flow_loss(student[i : i + 2], teacher[i : i + 2]) for i in pairs]
@@ -192,6 +199,7 @@ def check_fsp(case: Case) -> None:
 
 
 def check_rkd(case: Case) -> None:
+    """Distances and angles, through the method."""
     settings = RKDSettings(
         dist_weight=case.hp("w_dist"), angle_weight=case.hp("w_angle"), ce_weight=0.0
     )
@@ -210,6 +218,7 @@ def check_rkd(case: Case) -> None:
 
 
 def check_crd(case: Case) -> None:
+    """Two consecutive calls: losses, Z, memories and the gradients of the sum."""
     student, teacher = case["emb_s_call1"], case["emb_t_call1"]
     settings = CRDSettings(
         feat_dim=case.hp("feat_dim"),
@@ -261,6 +270,7 @@ def in_blocks(rows: Tensor) -> Tensor:
 
 
 def check_sskd(case: Case) -> None:
+    """The main phase, with recorded projections."""
     dim, classes = case["proj_s"].shape[1], case["logits_s"].shape[1]
     settings = SSKDSettings(
         **{f"{name}_weight": case.hp(f"{name}_weight") for name in ("ce", "kd", "tf", "ss")},
@@ -282,12 +292,14 @@ def check_sskd(case: Case) -> None:
 
 
 def check_sskd_teacher_head(case: Case) -> None:
+    """The head phase."""
     copies = case["proj_t"].unflatten(0, (-1, 4))
     owners = torch.arange(len(copies)).repeat_interleave(3)
     case.loss(head_loss(copies[:, 1:].flatten(0, 1), copies[:, 0], owners))
 
 
 def check_dml(case: Case) -> None:
+    """Sum over students; gradients reach each student's own logits."""
     logits = case.stages("logits")
     classes = logits[0].shape[1]
     settings = DMLSettings(n_students=len(logits))
@@ -300,6 +312,7 @@ def check_dml(case: Case) -> None:
 
 
 def check_tfkd_reg(case: Case) -> None:
+    """Labels and the virtual teacher, through the method."""
     settings = TfKDRegSettings(
         reg_weight=case.hp("reg_alpha"),
         temperature=case.hp("reg_temperature"),
@@ -311,6 +324,7 @@ def check_tfkd_reg(case: Case) -> None:
 
 
 def check_pe_step(case: Case) -> None:
+    """KD+ with weight 1 on the mixed rows."""
     settings = KDPlusSettings(
         temperature=case.hp("T"),
         ce_weight=case.hp("ce_weight"),
@@ -330,6 +344,7 @@ def check_pe_step(case: Case) -> None:
 
 
 def check_mixup(case: Case) -> None:
+    """Mixed images and their labels, through a recorded linear map."""
     from fskd.generators.mixup import interpolate
 
     labels = case["labels"]
@@ -342,6 +357,7 @@ def check_mixup(case: Case) -> None:
 
 
 def check_mixpatch(case: Case) -> None:
+    """Mixed images; one patch as large as the image is plain interpolation."""
     from fskd.generators.mixup import interpolate
 
     if case.hp("patch_size") != case["x"].shape[-1]:

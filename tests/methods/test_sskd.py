@@ -16,7 +16,7 @@ from fskd.methods.sskd import (
 )
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
-NET = TapShapes((4,), (3,), (), ())
+NET = TapShapes((4,), (16,), (), ())
 SHAPES = Shapes(4, 8, (NET,), NET, torch.arange(8) % 4, (3, 5, 5))
 
 
@@ -118,8 +118,8 @@ def test_main_terms(n: int) -> None:
     """Every term of the main phase against its loop."""
     torch.manual_seed(0)
     method, batch = SSKD(SSKDSettings(tf_ratio=0.5), SHAPES).double(), make_batch(n)
-    student = Outputs(rows(4 * n, 4), rows(4 * n, 3, 1))
-    teacher = Outputs(rows(4 * n, 4, 2), rows(4 * n, 3, 3))
+    student = Outputs(rows(4 * n, 4), rows(4 * n, 16, 1))
+    teacher = Outputs(rows(4 * n, 4, 2), rows(4 * n, 16, 3))
     terms = method((student,), teacher, batch, Progress())
     # Row of the copy of image i turned by 90*r degrees.
     copies = [r * n + i for i in range(n) for r in (1, 2, 3)]
@@ -149,7 +149,7 @@ def test_phases() -> None:
     assert head.reads.student == frozenset()
     assert main.trains == ("students", "method.student_head")
     method = SSKD(SSKDSettings(), SHAPES)
-    outputs = Outputs(embedding=torch.randn(8, 3))
+    outputs = Outputs(embedding=torch.randn(8, 16))
     progress = Progress("head")
     assert method((), outputs, make_batch(2), progress).keys() == {"head"}
     assert method.weights(progress) == {"head": 1.0}

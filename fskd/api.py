@@ -1,0 +1,121 @@
+"""``fskd.distill``: the command line's main job for networks and data handed over from Python."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fskd.config import Runtime
+from fskd.data.datasets.arrays import from_arrays
+from fskd.models.checkpoint import load_weights
+from fskd.resolve import merge, resolve, validate
+from fskd.results.store import Result, RunDir
+from fskd.train.prepare import Given
+from fskd.train.runner import run
+from fskd.train.screen import make_screen
+from fskd.train.session import Session
+from fskd.types import DataSplits
+
+
+def distill(
+    teacher: nn.Module | str | None,
+    student: nn.Module | str | Sequence[nn.Module],
+    data: Any,
+    *,
+    test_data: Any = None,
+    method: str = "kdplus",
+    generator: str | None = "auto",
+    fraction: float | None = None,
+    shots: int | None = None,
+    n: int | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = True,
+) -> Result:
+    """Distils a teacher into a student on part of a data set.
+
+    Args:
+        teacher: A trained network that maps images (rows, C, H, W) to logits (rows, K), a name
+            from the catalogue (then it is trained first), or None for the default of the data set.
+        student: A network (trained in place), several for online methods, or a name.
+        data: Name of a data set, a pair (images, labels), or a map-style data set of such pairs.
+            Images are uint8, or float in [0, 1].
+        test_data: The same for testing; a fixed stratified quarter of ``data`` if None.
+        method: As ``--method``; ``a+b`` composes.
+        generator: As ``--generator``; None switches generated points off.
+        fraction: Share of the training set, in (0, 1].
+        shots: Examples per class, instead.
+        n: Examples in all, instead.
+        steps: Optimiser updates.
+        epochs: Passes over the subset, instead.
+        seed: Split, initialisation, order and generator are all derived from it.
+        out: Folder of the run's files; nothing is kept if None.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        settings: Any further settings, nested as in a YAML file; ``runtime`` included.
+        quiet: Show no progress.
+
+    Returns:
+        The same result as the command line's, with ``path`` empty if nothing is kept.
+
+    Raises:
+        FskdError: One line about the first argument that does not fit.
+
+    Example:
+        >>> result = distill("cnn_tiny", "cnn_tiny", "digits", fraction=0.1, steps=2,
+        ...                  settings={"teacher": {"budget": {"steps": 2}}})
+        >>> result.n_train, result.steps
+        (120, 2)
+    """
+    layer: dict[str, Any] = {
+        "method": method,
+        "generator": generator,
+        "seed": seed,
+        "data": {"fraction": fraction, "shots": shots, "n": n},
+    }
+    if steps is not None or epochs is not None:
+        layer["budget"] = {"steps": steps, "epochs": epochs}
+    splits = None
+    if isinstance(data, str):
+        layer["data"]["name"] = data
+    else:
+        splits = data if isinstance(data, DataSplits) else from_arrays(data, test_data)
+        layer["data"]["name"] = "npz"
+    if isinstance(teacher, str):
+        layer["teacher"] = {"name": teacher}
+    modules: Sequence[nn.Module] = ()
+    if isinstance(student, str):
+        layer["student"] = student
+    else:
+        modules = [student] if isinstance(student, nn.Module) else list(student)
+        layer["student"] = type(modules[0]).__name__
+    layer = merge(layer, settings or {})
+    runtime = merge({"device": device, "quiet": quiet}, layer.pop("runtime", {}))
+    given = Given(splits, teacher if isinstance(teacher, nn.Module) else None, modules)
+    return _run(layer, runtime, given, out)
+
+
+def _run(
+    layer: Mapping[str, Any], runtime: Mapping[str, Any], given: Given, out: str | Path | None
+) -> Result:
+    config = resolve(layer)
+    if given.data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"name": "own"})})
+    if given.teacher is not None:
+        config = config.model_copy(update={"teacher": None})
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = {"out": temporary if out is None else str(out)}
+        settings = validate(Runtime, {**runtime, **folder}, "runtime")
+        result = run(config, Session(settings, make_screen(settings.quiet)), given)
+        for i, net in enumerate(given.students):
+            # A finished run is not repeated; the networks still get what it learned.
+            name = "student" if i == 0 else f"peer{i}"
+            load_weights(net, RunDir(Path(result.path)).path / f"{name}.safetensors", "student")
+    if out is None:
+        return Result.from_json(result.to_json())
+    return result

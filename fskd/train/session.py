@@ -1,0 +1,58 @@
+"""What several runs in one process share."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from fskd.config import Runtime
+from fskd.results.store import check_writable
+from fskd.train.devices import launch
+from fskd.train.screen import Screen
+
+
+@dataclass
+class Session:
+    """What several runs in one process share.
+
+    Attributes:
+        runtime: Device, folders and the like.
+        screen: Where progress is shown.
+        fabric: Device placement, precision and processes, made from the runtime.
+        test_logits: Teacher logits on the test split by teacher; many students ask for the same.
+    """
+
+    runtime: Runtime
+    screen: Screen = field(default_factory=Screen)
+    fabric: Fabric = field(init=False)
+    test_logits: dict[str, Tensor] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        check_writable(self.out)
+        self.fabric = launch(self.runtime)
+        if not self.main:
+            self.screen = Screen()
+
+    @property
+    def out(self) -> Path:
+        """Folder of all runs."""
+        return Path(self.runtime.out).expanduser()
+
+    def tell_once(self, line: str) -> None:
+        """Shows a line unless it was shown before."""
+        if line not in self._told:
+            self._told.add(line)
+            self.screen.say(line)
+
+    @property
+    def main(self) -> bool:
+        """True in the process that writes."""
+        return self.fabric.is_global_zero
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return self.fabric.device

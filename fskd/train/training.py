@@ -1,0 +1,144 @@
+"""Training of a prepared run: from the saved state or from the beginning, to the last step."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import yaml
+from lightning_fabric import Fabric
+
+from fskd.data.loader import chunks, make_loader
+from fskd.errors import TrainingError
+from fskd.models.taps import LOGITS
+from fskd.models.teacher import Teacher
+from fskd.results.store import MetricsLog, RunDir, write_text
+from fskd.train.batches import BatchMaker
+from fskd.train.checkpoint import State, load_state, save_state
+from fskd.train.loop import Counts, Saver, fit
+from fskd.train.prepare import Job
+from fskd.train.session import Session
+from fskd.train.task import DistillTask
+
+
+def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Counts:
+    """Trains the students of a run; says what it cost.
+
+    Args:
+        job: The run.
+        session: Device, screen and saving.
+        teacher: With its weights, or None.
+        role: What the network is for, as shown on the screen.
+
+    Raises:
+        TrainingError: If a loss is not finite; names step, term and the last good state.
+    """
+    fabric, runtime, config = session.fabric, session.runtime, job.config
+    batches, task = _batches(job, session), _task(job, session)
+    state = load_state(job.folder.state)
+    counts = Counts() if state is None else state.counts
+    if state is not None:
+        task.load_state_dict(state.task)
+        session.screen.say(f"going on at step {counts.step} of {job.steps}")
+    if teacher is not None:
+        _remember_logits(job, teacher, batches.loader.fixed_views, session)
+        if state is not None:
+            teacher.queries = counts.teacher_queries
+    report = _reporter(job, session, counts, role)
+    saver, finish = _saver(job, session, counts)
+    try:
+        with torch.random.fork_rng():
+            optimizers = _restore_rng(state, fabric)
+            fit(
+                task, teacher, batches, job.steps, config.optim, fabric, config.seed,
+                saver, report, counts, optimizers, runtime.log_every,
+            )  # fmt: skip
+    except TrainingError as error:
+        raise TrainingError(f"{error}; {_last_state(job.folder)}") from None
+    finally:
+        session.screen.end()
+    finish()
+    return counts
+
+
+def _task(job: Job, session: Session) -> DistillTask:
+    task = DistillTask(job.students, job.method)
+    if session.runtime.channels_last:
+        task.students.to(memory_format=torch.channels_last)
+    if session.runtime.compile:
+        for net in job.students:
+            net.compile()
+    return task
+
+
+def _batches(job: Job, session: Session) -> BatchMaker:
+    rank, world = session.fabric.global_rank, session.fabric.world_size
+    config = job.config
+    loader = make_loader(
+        job.data.train, job.subset.train, job.real_rows, config.data.augment,
+        config.seed, session.device, session.runtime.workers, rank, world,
+    )  # fmt: skip
+    return BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed, rank, world)
+
+
+def _reporter(
+    job: Job, session: Session, counts: Counts, role: str
+) -> Callable[[dict[str, Any]], None]:
+    """Opens log and screen; returns what writes a record to both."""
+    config = job.config
+    log = MetricsLog(job.folder.metrics if session.main else None, counts.step)
+    if session.main:
+        dumped = {"key": config.key(), **config.model_dump(mode="json")}
+        write_text(job.folder.path / "config.yaml", yaml.safe_dump(dumped, sort_keys=False))
+    data = f"{len(job.subset.train)} {config.data.name} images, seed {config.seed}"
+    title = f"{role} {config.student} ({config.method.name}, {data})"
+    session.screen.begin(title, job.steps, counts.step)
+
+    def report(record: dict[str, Any]) -> None:
+        log.write(record)
+        session.screen.step(record, job.steps, config.optim.batch_size)
+
+    return report
+
+
+def _saver(job: Job, session: Session, counts: Counts) -> tuple[Saver, Callable[[], None]]:
+    """What saves the state now and then, and what takes the final time."""
+    before, begun = counts.seconds, time.perf_counter()
+
+    def take_time() -> None:
+        counts.seconds = before + time.perf_counter() - begun
+
+    def save(task: DistillTask, optimizers: list[torch.optim.Optimizer]) -> None:
+        take_time()
+        if session.main:
+            save_state(job.folder.state, task, optimizers, counts)
+
+    return Saver(save, session.runtime.save_every), take_time
+
+
+def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
+    """Keeps the teacher's logits of the subset where nothing but logits of fixed views is read."""
+    reads = [phase.reads for phase in job.method.phases() if phase.reads.teacher]
+    plain = all(r.teacher == LOGITS and not r.input_grad and not r.teacher_train for r in reads)
+    if fixed_views and plain:
+        subset = chunks(job.data.train, session.device, job.subset.train)
+        with session.fabric.autocast():
+            teacher.remember(images for images, _ in subset)
+
+
+def _restore_rng(state: State | None, fabric: Fabric) -> list[dict[str, Any]] | None:
+    """Restores the generators that dropout uses; returns the optimisers' states."""
+    if state is None:
+        return None
+    if fabric.world_size == 1:
+        torch.set_rng_state(state.rng)
+        if state.cuda_rng and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state.cuda_rng)
+    return state.optimizers
+
+
+def _last_state(folder: RunDir) -> str:
+    state = load_state(folder.state)
+    if state is None:
+        return "no state was saved before; try a smaller optim.lr"
+    return f"the last good state is step {state.counts.step} in {folder.state}"
