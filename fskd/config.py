@@ -213,7 +213,7 @@ class Runtime(Settings):
     devices: int = Field(1, ge=1, description="Processes (one per device).")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compile: bool = Field(False, description="Compile the students with torch.compile.")
-    channels_last: bool = False
+    channels_last: bool = Field(True, description="Memory layout of networks; faster.")
     workers: int = Field(2, ge=0, description="Decoding processes for images on disk.")
     out: str = Field("runs", description="Folder of all runs.")
     save_every: float = Field(10.0, ge=0, description="Seconds between saved states.")

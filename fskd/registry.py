@@ -27,11 +27,17 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that registers a class or function under ``name``."""
+        """Decorator that registers a class or function under ``name``.
+
+        A module that is loaded again may replace its own part.
+
+        Raises:
+            ValueError: If another part has the name.
+        """
 
         def add(part: T) -> T:
             known = self._parts.get(name)
-            if known is not None and getattr(known, "__module__", "") != part.__module__:
+            if known is not None and _origin(known) != _origin(part):
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
             self._parts[name] = part
             return part
@@ -63,3 +69,7 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__, self.package + "."):
             importlib.import_module(module.name)
         self._discovered = True
+
+
+def _origin(part: object) -> tuple[str, str]:
+    return getattr(part, "__module__", ""), getattr(part, "__qualname__", "")

@@ -279,5 +279,5 @@ def students_needed(method: Component) -> int:
 def _check_students(config: Raw, method: Component) -> None:
     peers, needed = config.get("peers") or (), students_needed(method)
     if peers and len(peers) != needed - 1:
-        accepted = f"{needed - 1} names ({method.name} trains {needed} students together)"
+        accepted = f"{needed - 1} names ({method.name} trains {needed} student networks)"
         raise SettingError("peers", list(peers), accepted)

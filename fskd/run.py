@@ -54,13 +54,17 @@ def command(
         str | None, typer.Option(help="Generated points: a name, auto (the method's own) or none.")
     ] = None,
     fraction: Annotated[
-        float | None,
-        typer.Option(help="Share of the training set, in (0, 1].", rich_help_panel=DATA),
+        str | None,
+        typer.Option(
+            metavar="FLOAT", help="Share of the training set, in (0, 1].", rich_help_panel=DATA
+        ),
     ] = None,
     shots: Annotated[
-        int | None, typer.Option(help="Examples per class.", rich_help_panel=DATA)
+        str | None, typer.Option(metavar="INT", help="Examples per class.", rich_help_panel=DATA)
     ] = None,
-    n: Annotated[int | None, typer.Option(help="Examples in all.", rich_help_panel=DATA)] = None,
+    n: Annotated[
+        str | None, typer.Option(metavar="INT", help="Examples in all.", rich_help_panel=DATA)
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Data set.", show_default="digits", rich_help_panel=DATA)
     ] = None,
@@ -88,16 +92,21 @@ def command(
         typer.Option(help="Train the teacher on: full or subset.", rich_help_panel=NETS),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Optimiser updates.", rich_help_panel=TRAIN)
+        str | None, typer.Option(metavar="INT", help="Optimiser updates.", rich_help_panel=TRAIN)
     ] = None,
     epochs: Annotated[
-        float | None,
-        typer.Option(help="Instead of steps: passes over the subset.", rich_help_panel=TRAIN),
+        str | None,
+        typer.Option(
+            metavar="FLOAT", help="Instead of steps: passes over the subset.", rich_help_panel=TRAIN
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="First seed.", show_default="0", rich_help_panel=TRAIN)
+        str | None,
+        typer.Option(metavar="INT", help="First seed.", show_default="0", rich_help_panel=TRAIN),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.", rich_help_panel=TRAIN)] = 1,
+    seeds: Annotated[
+        str, typer.Option(metavar="INT", help="Number of seeds.", rich_help_panel=TRAIN)
+    ] = "1",
     out: Annotated[
         str | None,
         typer.Option(help="Folder of all runs.", show_default="runs", rich_help_panel=RUN),
@@ -136,15 +145,18 @@ def command(
         "runtime.out": out, "runtime.device": device, "runtime.precision": precision,
         "runtime.debug": debug or None, "runtime.quiet": quiet or None,
     }  # fmt: skip
-    _execute(file, options, override or [], seed, seeds, force)
+    numbers = None
+    if seed is not None or seeds != "1":
+        first = whole("--seed", seed or "0", 0)
+        numbers = range(first, first + whole("--seeds", seeds, 1))
+    _execute(file, options, override or [], numbers, force)
 
 
 def _execute(
     file: Path | None,
     options: dict[str, Any],
     overrides: Sequence[str],
-    seed: int | None,
-    seeds: int,
+    seeds: range | None,
     force: bool,
 ) -> None:
     # Imported late, so that --help answers at once.
@@ -162,7 +174,7 @@ def _execute(
     protocol = Protocol(name="run") if file is None else read_protocol(file)
     names = str(options["method"]).split(",") if options["method"] else [None]
     configs = [
-        config for point in _points(layer, names, seed, seeds) for config in protocol.expand(point)
+        config for point in _points(layer, names, seeds) for config in protocol.expand(point)
     ]
     session = Session(runtime, make_screen(runtime.quiet))
     for config in {c.method.name: c for c in configs}.values():
@@ -187,15 +199,13 @@ def _layer(options: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _points(
-    layer: dict[str, Any], names: Sequence[str | None], seed: int | None, seeds: int
+    layer: dict[str, Any], names: Sequence[str | None], seeds: range | None
 ) -> Iterator[dict[str, Any]]:
     """The layer for every method and seed asked for."""
     from fskd.resolve import merge
 
-    several = seed is not None or seeds > 1
-    numbers = range(seed or 0, (seed or 0) + seeds) if several else [None]
     for name in names:
-        for number in numbers:
+        for number in [None] if seeds is None else seeds:
             point = layer if name is None else merge(layer, {"method": name})
             yield point if number is None else {**point, "seed": number}
 
@@ -203,6 +213,13 @@ def _points(
 def make_console() -> Console:
     """Stdout, wide enough for the tables when it is not a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def whole(option: str, text: str, least: int) -> int:
+    """The whole number that an option was given; SettingError if it is none or too small."""
+    if not text.lstrip("-").isdecimal() or int(text) < least:
+        raise SettingError(option, f"'{text}'", f"a whole number of at least {least}")
+    return int(text)
 
 
 def _check_exclusive(options: dict[str, Any]) -> None:

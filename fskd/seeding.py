@@ -19,7 +19,9 @@ def derive(seed: int, *purpose: str | int) -> int:
         >>> derive(0, "order", 3) == derive(0, "order", 4)
         False
     """
-    text = repr((int(seed), *purpose)).encode()
+    # int() because a NumPy integer prints differently, and not alike in every version.
+    parts = (part if isinstance(part, str) else int(part) for part in purpose)
+    text = repr((int(seed), *parts)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 

@@ -19,7 +19,7 @@ class AugmentSettings(Settings):
     affine: float = Field(
         0.0,
         ge=0,
-        le=10,
+        le=9,  # at 10 an image could shrink to nothing
         description="Strength of small affine moves: 1 is up to 10 degrees, 10 % scale and shift.",
     )
 
@@ -53,8 +53,12 @@ def random_affine(images: Tensor, strength: float, rng: torch.Generator) -> Tens
     draw = (torch.rand(4, len(images), generator=rng) * 2 - 1) * strength
     angle, scale = draw[0] * math.radians(10), 1 + 0.1 * draw[1]
     cos, sin = angle.cos() / scale, angle.sin() / scale
-    # affine_grid's axes run from -1 to 1, so a shift of 10 % of the side is 0.2.
-    moves = torch.stack([cos, -sin, 0.2 * draw[2], sin, cos, 0.2 * draw[3]], 1).view(-1, 2, 3)
+    # affine_grid's axes run from -1 to 1 on either side, so a shift of 10 % of the side is 0.2 and
+    # a rotation of an oblong image needs the ratio of its sides.
+    ratio = images.shape[2] / images.shape[3]
+    moves = torch.stack(
+        [cos, -sin * ratio, 0.2 * draw[2], sin / ratio, cos, 0.2 * draw[3]], 1
+    ).view(-1, 2, 3)
     grid = F.affine_grid(moves.to(images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid.to(images.dtype), align_corners=False)
 
@@ -65,7 +69,7 @@ def normalise(
     """(x/255 - mean) / std per channel, float32."""
     mean = torch.tensor(source.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(source.std, device=images.device).view(1, -1, 1, 1)
-    return images.float().mul_(1 / (255 * std)).sub_(mean / std)
+    return images.float().mul(1 / (255 * std)).sub_(mean / std)
 
 
 def augment(images: Tensor, settings: AugmentSettings, rng: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fskd.data.augment import AugmentSettings, augment, normalise
+from fskd.errors import SettingError
 from fskd.seeding import derive, torch_generator
 from fskd.types import Batch, ImageSet
 
@@ -159,7 +160,10 @@ class WorkerLoader:
         """Real rows of one step; steps asked for in order are prefetched."""
         if step != self._next_step:
             loader = DataLoader(
-                self.dataset, batch_sampler=_Steps(self, step), num_workers=self.workers
+                self.dataset,
+                batch_sampler=_Steps(self, step),
+                num_workers=self.workers,
+                generator=torch.Generator(),  # or it draws a base seed from the global stream
             )
             self._batches, self._next_step = iter(loader), step
         images, index = next(self._batches)
@@ -217,7 +221,9 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, row: tuple[int, int, int]) -> tuple[Tensor, int]:
         position, index, seed = row
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # torchvision's transforms know no other source of randomness
+            # torchvision's transforms know no other source of randomness; torch.manual_seed would
+            # also reset the streams of the devices.
+            torch.default_generator.manual_seed(seed)
             image = self.source.images.load(position)  # type: ignore[union-attr]
             return self.transform(image), index
 
@@ -233,7 +239,13 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DeviceLoader | WorkerLoader:
-    """The loader that fits the images."""
+    """The loader that fits the images.
+
+    Raises:
+        SettingError: If there are fewer rows than processes.
+    """
+    if rows < world:
+        raise SettingError("optim.batch_size", rows, f"at least one real row per process ({world})")
     if isinstance(source.images, Tensor):
         return DeviceLoader(source, subset, rows, moves, seed, device)
     return WorkerLoader(source, subset, rows, moves, seed, device, workers, rank, world)
@@ -253,6 +265,11 @@ def chunks(
             yield normalise(source.images[part].to(device), source), part
         return
     rows_of = [[(int(i), int(i), 0) for i in part] for part in order.split(min(rows, 256))]
-    loader = DataLoader(DecodedImages(source), batch_sampler=rows_of, num_workers=workers)
+    loader = DataLoader(
+        DecodedImages(source),
+        batch_sampler=rows_of,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
     for images, part in loader:
         yield normalise(images.to(device), source), part

@@ -72,8 +72,8 @@ def take(ranking: Ranking, size: int, n_val: int, targets: Tensor, num_classes: 
     """The first ``size`` examples of an order, and the next ``n_val`` for validation.
 
     Raises:
-        DataError: If a class has no example in the subset, or if too few examples are left for
-            validation.
+        DataError: If a class has no example in the subset.
+        SettingError: If too few examples are left for validation.
     """
     train = ranking.order[:size]
     missing = torch.bincount(targets[train], minlength=num_classes).eq(0).nonzero().flatten()

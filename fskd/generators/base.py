@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fskd.errors import SettingError
 from fskd.registry import Registry
 from fskd.types import Batch, Settings
 
@@ -59,14 +60,21 @@ class Generator(ABC):
 
     @abstractmethod
     def mix(self, images: Tensor, targets: Tensor, n: int, rng: torch.Generator) -> Mixed:
-        """Makes up to ``n`` rows from real images (B, C, H, W) with classes (B,)."""
+        """Makes ``n`` rows, or none, from real images (B, C, H, W) with classes (B,)."""
 
     def rows(self, total: int) -> tuple[int, int]:
-        """(real rows to draw, rows to generate) for ``total`` student rows a step."""
+        """(real rows to draw, rows to generate) for ``total`` student rows a step.
+
+        Raises:
+            SettingError: If one row is to hold both real and generated ones.
+        """
         if self.settings.when == "alternate" or self.settings.share == 1:
             return total, total
-        generated = min(max(round(total * self.settings.share), 1), max(total - 1, 1))
-        return max(total - generated, 1), generated
+        if total < 2:
+            accepted = "at least 2, a real and a generated row (or generator.share: 1)"
+            raise SettingError("optim.batch_size", total, accepted)
+        generated = min(max(round(total * self.settings.share), 1), total - 1)
+        return total - generated, generated
 
     @property
     def step_scale(self) -> float:
@@ -76,21 +84,30 @@ class Generator(ABC):
             return 1 / settings.real_probability
         return 1.0
 
-    def __call__(self, batch: Batch, rng: torch.Generator, n: int | None = None) -> Batch:
+    def __call__(
+        self,
+        batch: Batch,
+        rng: torch.Generator,
+        n: int | None = None,
+        turn: torch.Generator | None = None,
+    ) -> Batch:
         """The batch with generated rows.
 
         Args:
             batch: Real rows only.
             rng: CPU generator; the only source of randomness.
             n: Rows to generate; by default what ``share`` gives for this many real rows.
+            turn: Decides whether an ``alternate`` step is real; ``rng`` if None. Processes that
+                generate for themselves share it, so that they take turns together.
 
         Returns:
             The real rows (none with ``share`` = 1 or in a generated step of ``alternate``)
-            followed by at most ``n`` generated rows.
+            followed by ``n`` generated rows. The batch itself if no row can be generated, as with
+            ``different_class`` in a batch of one class.
         """
         settings, real = self.settings, batch.n_real
         if settings.when == "alternate" and (
-            torch.rand((), generator=rng).item() < settings.real_probability
+            torch.rand((), generator=turn or rng).item() < settings.real_probability
         ):
             return batch
         if n is None:

@@ -26,11 +26,11 @@ def pair(
         rng: CPU generator.
 
     Returns:
-        Two index tensors (n,) on the CPU, or None if the rule allows no pair (a batch of one, or
-        of one class).
+        Two index tensors (n,) on the CPU, or None if no pair is asked for or allowed by the rule
+        (a batch of one, or of one class).
     """
     batch = len(targets)
-    if batch == 0 or (rule == "no_self" and batch == 1):
+    if batch == 0 or n == 0 or (rule == "no_self" and batch == 1):
         return None
     rounds = -(-n // batch)
     first = torch.arange(batch).repeat(rounds)[:n]

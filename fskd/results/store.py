@@ -89,6 +89,8 @@ class Result:
     def from_json(cls, text: str, path: str = "") -> "Result":
         """Reads what ``to_json`` wrote; keys of newer versions are ignored."""
         raw = json.loads(text)
+        if not isinstance(raw, dict):
+            raise ValueError("not a JSON object")
         known = {f.name for f in fields(cls)}
         return cls(**{**{k: v for k, v in raw.items() if k in known}, "path": path})
 

@@ -6,6 +6,7 @@ from itertools import combinations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fskd.results.store import Result
 from fskd.results.summary import paired_difference, spread, unequal_budgets
@@ -60,12 +61,12 @@ def _show_one(result: Result, console: Console) -> None:
     rows += [("NLL, ECE", f"{result.nll:.3f} nats, {result.ece:.3f}")]
     if result.agreement is not None:
         rows.append(("agrees with teacher", percent(result.agreement)))
-        distances = (result.tv_train, result.tv_paths, result.tv_test)
-        text = ", ".join(
-            f"{value:.3f} {where}"
-            for value, where in zip(distances, ("on train", "between", "on test"), strict=True)
-        )
-        rows.append(("distance to teacher", text))
+    distances = {
+        "on train": result.tv_train, "between": result.tv_paths, "on test": result.tv_test
+    }  # fmt: skip
+    known = [f"{value:.3f} {where}" for where, value in distances.items() if value is not None]
+    if known:
+        rows.append(("distance to teacher", ", ".join(known)))
     queries = f"{result.teacher_queries:,} teacher queries"
     rows += [
         ("cost", f"{result.steps:,} updates, {result.student_rows:,} student rows, {queries}"),
@@ -73,8 +74,12 @@ def _show_one(result: Result, console: Console) -> None:
         ("files", result.path),
     ]
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table, highlight=False)
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style))  # Text, because a name may look like markup
 
 
 def _show_many(results: Sequence[Result], console: Console) -> None:
@@ -86,7 +91,7 @@ def _show_many(results: Sequence[Result], console: Console) -> None:
     columns = ("data", "student", "method", "generator", "n")
     varying = [i for i in range(len(columns)) if len({key[i] for key in groups}) > 1]
     fixed = [f"{columns[i]} {next(iter(groups))[i]}" for i in range(5) if i not in varying]
-    console.print(", ".join(fixed), highlight=False, style="bold")
+    _print(console, ", ".join(fixed), "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i in varying:
         table.add_column(columns[i])
@@ -94,15 +99,15 @@ def _show_many(results: Sequence[Result], console: Console) -> None:
     for column in numbers:
         table.add_column(column, justify="right")
     for key, runs in groups.items():
-        table.add_row(*(key[i] for i in varying), *_numbers(runs))
+        table.add_row(*(Text(key[i]) for i in varying), *_numbers(runs))
     console.print(table, highlight=False)
     for teacher in dict.fromkeys(_teacher(r) for r in results if r.teacher):
-        console.print(f"teacher: {teacher}", highlight=False)
+        _print(console, f"teacher: {teacher}")
     _show_differences(list(groups.items()), console)
     if unequal_budgets(results):
-        console.print("note: updates or student rows differ between arms; see the table")
+        _print(console, "note: updates or student rows differ between arms; see the table")
     folders = {result.path.rpartition("/")[0] or "." for result in results}
-    console.print(f"files: {', '.join(sorted(folders))}", highlight=False)
+    _print(console, f"files: {', '.join(sorted(folders))}")
 
 
 def _generator(result: Result) -> str:
@@ -145,8 +150,8 @@ def _show_differences(
         )
         error = "" if math.isnan(difference.error) else f" +- {100 * difference.error:.2f}"
         n = "1 seed" if difference.n == 1 else f"{difference.n} seeds, +- standard error"
-        console.print(
+        _print(
+            console,
             f"paired difference {ours_name} - {baseline_name} on {second[4]} images:"
             f" {100 * difference.mean:+.2f}{error} points ({n})",
-            highlight=False,
         )

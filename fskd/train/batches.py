@@ -44,11 +44,12 @@ class BatchMaker:
     def batch(self, step: int, input_grad: bool = False) -> Batch:
         """Rows of one step for this process."""
         batch = self.loader.batch(step)
-        own = self.rank if self.loader.sharded else 0
         if self.generator is not None:
-            n = self.n_generated // (self.world if self.loader.sharded else 1)
-            rng = torch_generator(self.seed, "generator", step, own)
-            batch = self.generator(batch, rng, n)
+            rank, world = (self.rank, self.world) if self.loader.sharded else (0, 1)
+            n = self.n_generated * (rank + 1) // world - self.n_generated * rank // world
+            rng = torch_generator(self.seed, "generator", step, rank)
+            turn = torch_generator(self.seed, "turn", step)
+            batch = self.generator(batch, rng, n, turn)
         if self.world > 1 and not self.loader.sharded:
             batch = shard(batch, self.rank, self.world)
         views = self.method.views(batch, torch_generator(self.seed, "views", step, self.rank))

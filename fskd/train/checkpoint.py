@@ -9,8 +9,8 @@ import torch
 
 from fskd.errors import FskdError
 from fskd.results.store import replacing
-from fskd.train.loop import Counts
 from fskd.train.task import DistillTask
+from fskd.train.watch import Counts
 
 
 class State(NamedTuple):

@@ -124,6 +124,9 @@ def choose_subset(config: RunConfig, data: DataSplits) -> Subset:
     settings, train = config.data, data.train
     name, sampler_settings = settings.sampler.parts[0]
     sampler = samplers.get(name)(sampler_settings)  # type: ignore[arg-type]
+    if settings.shots is not None and not sampler.balanced:
+        accepted = f"a class-balanced sampler, or n or fraction instead of shots for '{name}'"
+        raise SettingError("data.shots", settings.shots, accepted)
     ranking = rank(settings.name, name, sampler, train, settings.split_seed)
     size = subset_size(
         train.targets, train.num_classes, settings.fraction, settings.shots, settings.n

@@ -17,11 +17,11 @@ from fskd.config import RunConfig
 from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
-from fskd.train.loop import Counts
 from fskd.train.measure import measure
 from fskd.train.prepare import NOTHING_GIVEN, Given, Job, prepare
 from fskd.train.session import Session
 from fskd.train.training import train
+from fskd.train.watch import Counts
 
 
 def run(

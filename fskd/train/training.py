@@ -15,10 +15,11 @@ from fskd.models.teacher import Teacher
 from fskd.results.store import MetricsLog, RunDir, write_text
 from fskd.train.batches import BatchMaker
 from fskd.train.checkpoint import State, load_state, save_state
-from fskd.train.loop import Counts, Saver, fit
+from fskd.train.loop import Training, fit
 from fskd.train.prepare import Job
 from fskd.train.session import Session
 from fskd.train.task import DistillTask
+from fskd.train.watch import Counts, Watch
 
 
 def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Counts:
@@ -34,7 +35,7 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Cou
         TrainingError: If a loss is not finite; names step, term and the last good state.
     """
     fabric, runtime, config = session.fabric, session.runtime, job.config
-    batches, task = _batches(job, session), _task(job, session)
+    batches, task = _batches(job, session), _task(job, session, teacher)
     state = load_state(job.folder.state)
     counts = Counts() if state is None else state.counts
     if state is not None:
@@ -43,16 +44,14 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Cou
     if teacher is not None:
         _remember_logits(job, teacher, batches.loader.fixed_views, session)
         if state is not None:
-            teacher.queries = counts.teacher_queries
+            teacher.queries = counts.teacher_queries if session.main else 0
     report = _reporter(job, session, counts, role)
-    saver, finish = _saver(job, session, counts)
+    save, finish = _saver(job, session, counts)
+    watch = Watch(fabric, counts, report, save, runtime.save_every, runtime.log_every)
+    training = Training(task, teacher, batches, job.steps, config.optim, fabric, config.seed, watch)
     try:
         with torch.random.fork_rng():
-            optimizers = _restore_rng(state, fabric)
-            fit(
-                task, teacher, batches, job.steps, config.optim, fabric, config.seed,
-                saver, report, counts, optimizers, runtime.log_every,
-            )  # fmt: skip
+            fit(training, _restore_rng(state, fabric))
     except TrainingError as error:
         raise TrainingError(f"{error}; {_last_state(job.folder)}") from None
     finally:
@@ -61,10 +60,12 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Cou
     return counts
 
 
-def _task(job: Job, session: Session) -> DistillTask:
+def _task(job: Job, session: Session, teacher: Teacher | None) -> DistillTask:
     task = DistillTask(job.students, job.method)
     if session.runtime.channels_last:
         task.students.to(memory_format=torch.channels_last)
+        if teacher is not None:
+            teacher.net.to(memory_format=torch.channels_last)
     if session.runtime.compile:
         for net in job.students:
             net.compile()
@@ -101,7 +102,9 @@ def _reporter(
     return report
 
 
-def _saver(job: Job, session: Session, counts: Counts) -> tuple[Saver, Callable[[], None]]:
+def _saver(
+    job: Job, session: Session, counts: Counts
+) -> tuple[Callable[[DistillTask, list[torch.optim.Optimizer]], None], Callable[[], None]]:
     """What saves the state now and then, and what takes the final time."""
     before, begun = counts.seconds, time.perf_counter()
 
@@ -113,7 +116,7 @@ def _saver(job: Job, session: Session, counts: Counts) -> tuple[Saver, Callable[
         if session.main:
             save_state(job.folder.state, task, optimizers, counts)
 
-    return Saver(save, session.runtime.save_every), take_time
+    return save, take_time
 
 
 def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
@@ -126,10 +129,10 @@ def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Ses
             teacher.remember(images for images, _ in subset)
 
 
-def _restore_rng(state: State | None, fabric: Fabric) -> list[dict[str, Any]] | None:
+def _restore_rng(state: State | None, fabric: Fabric) -> list[dict[str, Any]]:
     """Restores the generators that dropout uses; returns the optimisers' states."""
     if state is None:
-        return None
+        return []
     if fabric.world_size == 1:
         torch.set_rng_state(state.rng)
         if state.cuda_rng and torch.cuda.is_available():

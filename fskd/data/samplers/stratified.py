@@ -14,6 +14,8 @@ class Stratified(Sampler):
     examples are k per class. A class that runs out leaves the later rounds to the others.
     """
 
+    balanced = True
+
     def rank(self, pool: Pool, rng: np.random.Generator) -> np.ndarray:
         targets = pool.targets.numpy()
         shuffled = rng.permutation(len(targets))
