@@ -2,6 +2,7 @@
 
 from fskd.data.datasets.base import Source, dataset
 from fskd.data.datasets.cifar_files import Cifar, Files, read_cifar
+from fskd.data.datasets.recipes import crd_recipe
 from fskd.types import DataSplits
 
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -32,7 +33,7 @@ CIFAR10 = Cifar(
 )
 
 
-@dataset("cifar10", defaults={"student": "resnet20", "teacher": {"name": "resnet56"}})
+@dataset("cifar10", defaults=crd_recipe(50_000))
 def cifar10(source: Source) -> DataSplits:
     """50,000 training and 10,000 test photographs, 32x32 colour, 10 classes.
 

@@ -2,6 +2,7 @@
 
 from fskd.data.datasets.base import Source, dataset
 from fskd.data.datasets.cifar_files import Cifar, Files, read_cifar
+from fskd.data.datasets.recipes import crd_recipe
 from fskd.types import DataSplits
 
 CIFAR100 = Cifar(
@@ -30,7 +31,7 @@ CIFAR100 = Cifar(
 )
 
 
-@dataset("cifar100", defaults={"student": "resnet20", "teacher": {"name": "resnet56"}})
+@dataset("cifar100", defaults=crd_recipe(50_000))
 def cifar100(source: Source) -> DataSplits:
     """50,000 training and 10,000 test photographs, 32x32 colour, 100 fine classes.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from fskd.data.datasets.base import Source, dataset, image_set
 from fskd.data.datasets.decode import decode_all
 from fskd.data.datasets.files import find_file, one_line
+from fskd.data.datasets.recipes import crd_recipe
 from fskd.errors import DataError
 from fskd.types import DataSplits, ImageSet
 
@@ -16,7 +17,7 @@ MEAN, STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 Examples = tuple[list[Path], list[int]]
 
 
-@dataset("tiny_imagenet", defaults={"student": "resnet20", "teacher": {"name": "resnet56"}})
+@dataset("tiny_imagenet", defaults=crd_recipe(100_000, epochs=100, crop=8))
 def tiny_imagenet(source: Source) -> DataSplits:
     """100,000 training and 10,000 test images, 64x64 colour, 200 classes of ImageNet.
 
