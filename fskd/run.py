@@ -283,6 +283,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1, debug)
     except FskdError as error:
         return _fail(str(error), 2, debug)
+    except Exception as error:
+        if debug:
+            raise
+        where = "this is a fault of fskd or of a network of yours; --debug shows where"
+        return _fail(f"{type(error).__name__}: {error} ({where})", 1, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped; the same command goes on from the last saved state", 130, False)
 

@@ -4,7 +4,7 @@ Everything here is plain data. ``Batch`` and ``Outputs`` are NamedTuples because
 DDP, autocast wrappers and ``torch.compile``, where frozen dataclasses are refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -102,6 +102,22 @@ class Progress(NamedTuple):
     fraction: float = 0.0
     step: int = 0
     epoch: int = 0
+
+
+class EpochContext(NamedTuple):
+    """What a method or generator may use between epochs.
+
+    Attributes:
+        progress: Where training stands.
+        students: Calls student i on inputs in eval mode without gradient, returns logits.
+        teacher: The same for the teacher; None where there is none.
+        batches: Yields the batches of one pass over the subset, without generated rows.
+    """
+
+    progress: Progress
+    students: tuple[Callable[[Tensor], Tensor], ...]
+    teacher: Callable[[Tensor], Tensor] | None
+    batches: Callable[[], Iterator[Batch]]
 
 
 class TapShapes(NamedTuple):

@@ -1,12 +1,14 @@
 """The interface of a generator: a batch of real rows -> the batch with generated rows behind them.
 
-A generator never looks at a network. It says how many rows it wants, draws from the random stream
-it is given, and leaves inputs, labels and indices of the real rows as they are (or drops the real
-rows altogether). Because generated rows follow the real ones, any generator works with any method.
+A generator owns no network (a search between epochs may ask one, see ``on_epoch``). It says how
+many rows it wants, draws from the random stream it is given, and leaves inputs, labels and indices
+of the real rows as they are, or drops the real rows altogether. Because generated rows follow the
+real ones, any generator works with any method.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from fskd.errors import SettingError
 from fskd.registry import Registry
-from fskd.types import Batch, Settings
+from fskd.types import Batch, EpochContext, Settings
 
 
 class GeneratorSettings(Settings):
@@ -61,6 +63,16 @@ class Generator(ABC):
     @abstractmethod
     def mix(self, images: Tensor, targets: Tensor, n: int, rng: torch.Generator) -> Mixed:
         """Makes ``n`` rows, or none, from real images (B, C, H, W) with classes (B,)."""
+
+    def on_epoch(self, context: EpochContext) -> None:  # noqa: B027 - most do nothing
+        """Called at the start of every epoch, for generators that search; does nothing here."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs (plain values and tensors); empty for most generators."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restores what ``state_dict`` gave."""
 
     def rows(self, total: int) -> tuple[int, int]:
         """(real rows to draw, rows to generate) for ``total`` student rows a step.

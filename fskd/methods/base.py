@@ -9,7 +9,6 @@ Term names are shared vocabulary: ``ce`` is the cross-entropy of the real rows w
 composition (``kdplus+at``) takes a term that two parts share once, from the first of them.
 """
 
-from collections.abc import Callable, Iterator
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from fskd.errors import SettingError
 from fskd.losses.targets import cross_entropy, kl_divergence
 from fskd.registry import Registry
-from fskd.types import Batch, Outputs, Progress, Settings, Shapes
+from fskd.types import Batch, EpochContext, Outputs, Progress, Settings, Shapes
 
 Losses = dict[str, Tensor]
 
@@ -89,22 +88,6 @@ class ParamGroup(NamedTuple):
     lr_scale: float = 1.0
     weight_decay: float | None = None
     optimizer: str = "sgd"
-
-
-class EpochContext(NamedTuple):
-    """What a method or generator may use between epochs.
-
-    Attributes:
-        progress: Where training stands.
-        students: Calls student i on inputs in eval mode without gradient, returns logits.
-        teacher: The same for the teacher; None where there is none.
-        batches: Yields the batches of one pass over the subset, without generated rows.
-    """
-
-    progress: Progress
-    students: tuple[Callable[[Tensor], Tensor], ...]
-    teacher: Callable[[Tensor], Tensor] | None
-    batches: Callable[[], Iterator[Batch]]
 
 
 class Method(nn.Module):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from fskd.methods.base import (
-    EpochContext,
     Losses,
     Method,
     MethodSettings,
@@ -16,7 +15,7 @@ from fskd.methods.base import (
     Reads,
     methods,
 )
-from fskd.types import Batch, Outputs, Progress, Settings, Shapes
+from fskd.types import Batch, EpochContext, Outputs, Progress, Settings, Shapes
 
 # Name and settings; the settings are of the method's own class, which the registry knows.
 Part = tuple[str, Settings]

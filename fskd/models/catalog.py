@@ -137,7 +137,11 @@ def _from_function(module: str, name: str, num_classes: int, in_channels: int) -
     settings = {"num_classes": num_classes}
     if _accepts(function, "in_channels"):
         settings["in_channels"] = in_channels
-    net = function(**settings)
+    try:
+        net = function(**settings)
+    except Exception as error:  # somebody else's code may fail in any way
+        accepted = f"a function that builds a network from {', '.join(settings)}"
+        raise SettingError("model", f"{setting} ({_first_line(error)})", accepted) from error
     if not isinstance(net, nn.Module):
         given = f"{setting} (it returned {type(net).__name__})"
         raise SettingError("model", given, "a function that returns a torch.nn.Module")

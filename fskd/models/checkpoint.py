@@ -4,8 +4,6 @@ Reading never runs code that a file brings along.
 """
 
 import argparse
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
+from fskd.results.store import replacing
 
 WRAPPERS = ("model", "state_dict", "net")
 N_NAMED = 3
@@ -35,12 +34,8 @@ def save_weights(net: nn.Module, path: str | Path) -> None:
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in net.state_dict().items()
     }
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with replacing(path) as temporary:
         safetensors.torch.save_file(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_weights(net: nn.Module, path: str | Path, setting: str = "teacher.checkpoint") -> None:

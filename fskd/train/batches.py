@@ -8,7 +8,7 @@ from fskd.data.loader import Loader
 from fskd.generators.base import Generator
 from fskd.methods.base import Method
 from fskd.seeding import torch_generator
-from fskd.types import Batch
+from fskd.types import Batch, EpochContext
 
 
 class BatchMaker:
@@ -62,6 +62,12 @@ class BatchMaker:
     def epoch(self, step: int) -> int:
         """Passes over the subset that are complete before this step."""
         return self.loader.stream.epoch(step)
+
+    def on_epoch(self, context: EpochContext) -> None:
+        """Tells method and generator that an epoch begins."""
+        self.method.on_epoch(context)
+        if self.generator is not None:
+            self.generator.on_epoch(context)
 
     def one_pass(self) -> Iterator[Batch]:
         """Real rows of one pass over the subset, for searches between epochs."""

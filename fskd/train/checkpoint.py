@@ -19,12 +19,17 @@ class State(NamedTuple):
     task: dict[str, Any]
     optimizers: list[dict[str, Any]]
     counts: Counts
+    generator: dict[str, Any]
     rng: torch.Tensor
     cuda_rng: list[torch.Tensor]
 
 
 def save_state(
-    path: Path, task: DistillTask, optimizers: list[torch.optim.Optimizer], counts: Counts
+    path: Path,
+    task: DistillTask,
+    optimizers: list[torch.optim.Optimizer],
+    counts: Counts,
+    generator: dict[str, Any],
 ) -> None:
     """Writes the state; a kill at any moment leaves the old file or the new one."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -32,6 +37,7 @@ def save_state(
         "task": task.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "counts": asdict(counts),
+        "generator": generator,
         "rng": torch.get_rng_state(),
         "cuda_rng": cuda,
     }

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from fskd.config import OptimConfig
 from fskd.errors import TrainingError
-from fskd.methods.base import EpochContext, Losses, Phase, Reads
+from fskd.methods.base import Losses, Phase, Reads
 from fskd.models.teacher import Teacher
 from fskd.seeding import derive
 from fskd.train.batches import BatchMaker
 from fskd.train.optim import build_optimizers, lr_factor, set_lr
 from fskd.train.task import DistillTask
 from fskd.train.watch import Watch
-from fskd.types import Batch, Outputs, Progress
+from fskd.types import Batch, EpochContext, Outputs, Progress
 
 
 class Training(NamedTuple):
@@ -87,7 +87,7 @@ def _run_phase(
         done = (step - start) / (end - start)
         progress = Progress(phase.name, done, step, batches.epoch(step))
         if step == 0 or progress.epoch != batches.epoch(step - 1):
-            method.on_epoch(_epoch_context(progress, training))
+            batches.on_epoch(_epoch_context(progress, training))
         batch = batches.batch(step, reads.input_grad)
         known = _ask(teacher, batch, reads, fabric)
         losses = wrapped(batch, known, progress, reads.student)

@@ -40,6 +40,8 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Cou
     counts = Counts() if state is None else state.counts
     if state is not None:
         task.load_state_dict(state.task)
+        if job.generator is not None:
+            job.generator.load_state_dict(state.generator)
         session.screen.say(f"going on at step {counts.step} of {job.steps}")
     if teacher is not None:
         _remember_logits(job, teacher, batches.loader.fixed_views, session)
@@ -114,7 +116,8 @@ def _saver(
     def save(task: DistillTask, optimizers: list[torch.optim.Optimizer]) -> None:
         take_time()
         if session.main:
-            save_state(job.folder.state, task, optimizers, counts)
+            generator = {} if job.generator is None else job.generator.state_dict()
+            save_state(job.folder.state, task, optimizers, counts, generator)
 
     return save, take_time
 

@@ -12,8 +12,8 @@ from fskd.config import OptimConfig, Runtime
 from fskd.data.augment import AugmentSettings
 from fskd.data.loader import DeviceLoader
 from fskd.errors import TrainingError
+from fskd.generators import Mixup
 from fskd.methods.base import (
-    EpochContext,
     Losses,
     Method,
     MethodSettings,
@@ -22,6 +22,7 @@ from fskd.methods.base import (
     Reads,
     label_terms,
 )
+from fskd.methods.kdplus import KDPlus, KDPlusSettings
 from fskd.models.catalog import build
 from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
@@ -31,7 +32,7 @@ from fskd.train.loop import Training, fit, phase_steps, total_loss
 from fskd.train.optim import build_optimizers, lr_factor, set_lr
 from fskd.train.task import DistillTask
 from fskd.train.watch import Counts, Watch
-from fskd.types import Batch, ImageSet, Outputs, Progress, Shapes
+from fskd.types import Batch, EpochContext, ImageSet, Outputs, Progress, Shapes
 
 N, K = 12, 3
 BOTH = frozenset({"logits", "embedding"})
@@ -368,3 +369,42 @@ def test_shards_are_the_joint_batch() -> None:
         assert part.n_generated == 2
         assert part.mixed_targets is not None
         assert len(part.mixed_targets) == 2
+
+
+class Searching(Mixup):
+    """A generator that searches between epochs, as blind-region search does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.distances: list[float] = []
+
+    def on_epoch(self, context: EpochContext) -> None:
+        teacher = context.teacher
+        assert teacher is not None
+        gap = 0.0
+        for batch in context.batches():
+            made = self(batch, torch.Generator().manual_seed(0)).inputs
+            gap += float((context.students[0](made) - teacher(made)).abs().mean())
+        self.distances.append(gap)
+
+
+def test_generator_may_search_between_epochs() -> None:
+    student, teacher = network(0), network(1)
+    generator = Searching()
+    loader = DeviceLoader(images(), torch.arange(N), 8, AugmentSettings(), 0, torch.device("cpu"))
+    method = KDPlus(KDPlusSettings(), shapes(student))
+    watch = Watch(launch(Runtime(device="cpu")), Counts(), lambda r: None, lambda t, o: None)
+    fit(
+        Training(
+            DistillTask([student], method),
+            Teacher(teacher, torch.device("cpu")),
+            BatchMaker(loader, generator, method, 8, seed=0),
+            5,
+            OptimConfig(lr=0.05),
+            watch.fabric,
+            0,
+            watch,
+        )
+    )
+    assert len(generator.distances) == 3
+    assert all(distance > 0 for distance in generator.distances)
