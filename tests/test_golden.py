@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fskd.generators.cutmix import box_mask
+from fskd.generators.mixup import interpolate
 from fskd.losses.targets import (
     cross_entropy,
     kl_divergence,
@@ -35,7 +37,7 @@ from fskd.methods.sskd import SSKD, SSKDSettings, head_loss
 from fskd.methods.tfkd_reg import TfKDReg, TfKDRegSettings
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
-FOLDER = Path(os.environ.get("FSKD_GOLDEN", Path(__file__).parents[2] / ".." / "shared" / "golden"))
+FOLDER = Path(os.environ.get("FSKD_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden"))
 FILES = sorted(FOLDER.glob("*.npz")) if FOLDER.is_dir() else []
 
 
@@ -358,12 +360,25 @@ def check_mixup(case: Case) -> None:
 
 def check_mixpatch(case: Case) -> None:
     """Mixed images; one patch as large as the image is plain interpolation."""
-    from fskd.generators.mixup import interpolate
-
     if case.hp("patch_size") != case["x"].shape[-1]:
         pytest.skip("no generator 'mixpatch' yet: only patches as large as the image")
     lam = case["lam"][0].expand(len(case["x"]))
     case.close(interpolate(case["x"], case["perm"], lam), "x_mixed")
+
+
+def check_cutmix(case: Case) -> None:
+    """Box, kept area and mixed images; the reference calls the first spatial axis (rows) W."""
+    height, width = case["x"].shape[2:]
+    hyper = case.groups["hp"]
+    centre = torch.stack([hyper["cx"], hyper["cy"]])[None]
+    mask = box_mask(hyper["lam_drawn"][None], centre, height, width)
+    inside = mask[0, 0].nonzero()
+    low, high = inside.amin(0), inside.amax(0) + 1
+    assert torch.cat([low, high]).tolist() == hyper["bbox"].tolist()
+    assert len(inside) == int((high - low).prod())
+    kept = 1 - mask.double().mean()
+    assert kept.item() == pytest.approx(case.hp("lam_area"), rel=case.rtol)
+    case.close(torch.where(mask, case["x"][case["perm"]], case["x"]), "x_mixed")
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {
