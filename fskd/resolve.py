@@ -142,7 +142,14 @@ def validate(model: type[M], raw: object, prefix: str = "") -> M:
     accepted = re.sub(r"^Input should be ", "", message)
     if accepted == message:
         raise FskdError(f"{setting}: {message[0].lower()}{message[1:]}")
-    raise SettingError(setting, repr(first["input"]), accepted)
+    raise SettingError(setting, _shown(first["input"]), accepted)
+
+
+def _shown(value: object) -> str:
+    """A value as it was written: text in quotes unless it is a number given as an option."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value):
+        return value
+    return repr(value)
 
 
 def _fields_at(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:

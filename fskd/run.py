@@ -159,15 +159,10 @@ def _execute(
     seeds: range | None,
     force: bool,
 ) -> None:
-    # Imported late, so that --help answers at once.
+    # Imported late, so that --help answers at once and mistakes in settings soon.
     from fskd.config import Runtime
     from fskd.protocol import Protocol, read_protocol
     from fskd.resolve import validate
-    from fskd.results.tables import show
-    from fskd.train.prepare import prepare
-    from fskd.train.runner import run
-    from fskd.train.screen import make_screen
-    from fskd.train.session import Session
 
     layer = _layer(options, overrides)
     runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
@@ -176,6 +171,13 @@ def _execute(
     configs = [
         config for point in _points(layer, names, seeds) for config in protocol.expand(point)
     ]
+
+    from fskd.results.tables import show
+    from fskd.train.prepare import prepare
+    from fskd.train.runner import run
+    from fskd.train.screen import make_screen
+    from fskd.train.session import Session
+
     session = Session(runtime, make_screen(runtime.quiet))
     for config in {c.method.name: c for c in configs}.values():
         prepare(config, session.out)  # every mistake shows before any work starts

@@ -3,10 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-)
 
 from fskd.data.loader import chunks
 from fskd.generators.mixup import interpolate
@@ -42,6 +38,12 @@ def scores(logits: Tensor, targets: Tensor) -> dict[str, float | None]:
         logits: (N, K) float.
         targets: (N,) int64.
     """
+    # On first use: importing torchmetrics takes longer than finding a mistake in the settings.
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_calibration_error,
+    )
+
     classes = logits.shape[1]
     log_probs = F.log_softmax(logits.double(), dim=1)
 
