@@ -133,7 +133,7 @@ def test_list_and_help(command: Command) -> None:
         (["--teacher-checkpoint", "absent.pth"], ["teacher.checkpoint", "absent.pth"]),
         (["--device", "cuda:x"], ["device", "cuda:x"]),
         (["--device", "tpu"], ["device", "'tpu'", "auto, cpu"]),
-        (["--precision", "8"], ["runtime.precision", "'8'", "bf16-mixed"]),
+        (["--precision", "8"], ["runtime.precision", "8", "bf16-mixed"]),
         (["--set", "optim.lrr=3"], ["optim.lrr", "'lr' (nearest)"]),
         (["--set", "runtime.threads=3"], ["runtime.threads"]),
         (["--set", "nothing"], ["--set", "nothing"]),
