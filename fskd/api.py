@@ -9,6 +9,7 @@ from torch import nn
 
 from fskd.config import Runtime
 from fskd.data.datasets.arrays import from_arrays
+from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
 from fskd.resolve import merge, resolve, validate
 from fskd.results.store import Result, RunDir
@@ -111,7 +112,10 @@ def _run(
     with tempfile.TemporaryDirectory() as temporary:
         folder = {"out": temporary if out is None else str(out)}
         settings = validate(Runtime, {**runtime, **folder}, "runtime")
-        result = run(config, Session(settings, make_screen(settings.quiet)), given)
+        session = Session(settings, make_screen(settings.quiet))
+        if out is None and session.fabric.world_size > 1:
+            raise SettingError("out", None, "a folder, which several processes share")
+        result = run(config, session, given)
         for i, net in enumerate(given.students):
             # A finished run is not repeated; the networks still get what it learned.
             name = "student" if i == 0 else f"peer{i}"

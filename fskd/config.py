@@ -126,7 +126,9 @@ class TeacherConfig(Settings):
     name: str
     checkpoint: str | None = Field(None, description="Weights file; not in the key (its hash is).")
     data: Literal["full", "subset"] = Field("full", description="What it is trained on.")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(
+        1000, ge=0, description="Far from the runs' seeds: no student starts as its teacher."
+    )
     method: Component
     generator: Component | None = None
     augment: AugmentSettings = AugmentSettings()
@@ -184,8 +186,8 @@ class RunConfig(Settings):
         if self.teacher is None:
             raise ValueError("this run has no teacher")
         teacher, data = self.teacher, self.data
-        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0, "val": 0}
-        update: dict[str, Any] = {"augment": teacher.augment}
+        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0}
+        update: dict[str, Any] = {"augment": teacher.augment, "val": 0}
         if teacher.data == "full":
             update |= whole | {"sampler": FULL_SAMPLER}
         inputs = {
@@ -211,7 +213,7 @@ class Runtime(Settings):
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     devices: int = Field(1, ge=1, description="Processes (one per device).")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = Field(False, description="Compile the students with torch.compile.")
     channels_last: bool = Field(True, description="Memory layout of networks; faster.")
     workers: int = Field(2, ge=0, description="Decoding processes for images on disk.")
@@ -220,4 +222,3 @@ class Runtime(Settings):
     log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
     quiet: bool = False
     debug: bool = False
-    force: bool = False

@@ -8,7 +8,7 @@ last becomes a teacher assistant that is distilled from the one before it on the
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -23,7 +23,7 @@ class Protocol(Settings):
     name: str
     description: str = ""
     base: dict[str, Any] = Field(default_factory=dict)
-    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     chain: tuple[str, ...] = Field((), description="Networks from the teacher to the student.")
 
     @model_validator(mode="after")
@@ -34,8 +34,6 @@ class Protocol(Settings):
 
     def expand(self, overrides: Mapping[str, Any] | None = None) -> tuple[RunConfig, ...]:
         """Every run, the last axis varying fastest; ``overrides`` win over base and axes."""
-        for axis, values in self.axes.items():
-            validate(_Axis, {"values": values}, f"axes.{axis}")
         configs = []
         for point in itertools.product(*self.axes.values()):
             layer: Raw = dict(self.base)
@@ -52,11 +50,12 @@ class Protocol(Settings):
         raw = layered(layer)
         first, *assistants, student = self.chain
         teacher = merge(raw["teacher"], {"name": first})
-        for assistant in assistants:
+        for level, assistant in enumerate(assistants, 2):
             teacher = {
                 "name": assistant,
                 "data": "subset",
-                "seed": raw["seed"],
+                # A seed of its own, so that equal networks do not start alike.
+                "seed": raw["seed"] + 1000 * level,
                 "method": raw["method"],
                 "generator": raw["generator"],
                 "augment": raw["data"].get("augment", {}),
@@ -65,10 +64,6 @@ class Protocol(Settings):
                 "teacher": teacher,
             }
         return merge(layer, {"student": student, "teacher": teacher})
-
-
-class _Axis(Settings):
-    values: list[Any] = Field(min_length=1)
 
 
 def read_protocol(path: Path) -> Protocol:

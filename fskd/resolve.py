@@ -56,10 +56,12 @@ def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Raw:
             merged = {k: v for k, v in merged.items() if k not in rivals}
     for name, value in strong.items():
         old = merged.get(name)
-        if name in _NAMED and isinstance(value, str):
-            value = {"name": value}
+        if name in {*_NAMED, "teacher"}:
+            old, value = ({"name": x} if isinstance(x, str) else x for x in (old, value))
         if isinstance(value, Mapping) and isinstance(old, Mapping):
-            renamed = name in _NAMED and value.get("name", old.get("name")) != old.get("name")
+            renamed = (
+                name in _NAMED and "name" in old and value.get("name") not in (None, old["name"])
+            )
             merged[name] = dict(value) if renamed else merge(old, value)
         else:
             merged[name] = value
@@ -258,8 +260,6 @@ def _generator(raw: object, method: Component, section: str) -> Component | None
 
 def _teacher(raw: object, section: str) -> object:
     """The teacher's section with its parts resolved, its own teachers included."""
-    if isinstance(raw, str):
-        raw = merge(DEFAULTS["teacher"], {"name": raw})
     if not isinstance(raw, Mapping):
         raise SettingError(section, raw, "a network's name or a mapping of settings")
     method = component(methods, raw.get("method", "ce"), f"{section}.method", joined=True)

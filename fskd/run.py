@@ -2,14 +2,17 @@
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fskd.errors import FskdError, SettingError, TrainingError
+
+if TYPE_CHECKING:
+    from fskd.config import RunConfig
 
 EXAMPLES = (
     ("KD+ on a quarter of the embedded digits", "--fraction 0.25 --method kdplus"),
@@ -116,7 +119,7 @@ def command(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="32-true, bf16-mixed or 16-mixed.", rich_help_panel=RUN),
+        typer.Option(help="32-true or bf16-mixed.", rich_help_panel=RUN),
     ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Only the final table.", rich_help_panel=RUN)
@@ -179,7 +182,7 @@ def _execute(
     from fskd.train.session import Session
 
     session = Session(runtime, make_screen(runtime.quiet))
-    for config in {c.method.name: c for c in configs}.values():
+    for config in _one_of_each(configs):
         prepare(config, session.out)  # every mistake shows before any work starts
     results = [run(config, session, force=force) for config in configs]
     if session.main:
@@ -193,7 +196,7 @@ def _layer(options: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     _check_exclusive(options)
     layer: dict[str, Any] = {}
     for name, value in options.items():
-        if value is not None:
+        if value is not None and name != "method":
             layer = merge(layer, nested(name, value))
     for text in overrides:
         layer = merge(layer, parse_override(text))
@@ -206,10 +209,27 @@ def _points(
     """The layer for every method and seed asked for."""
     from fskd.resolve import merge
 
+    parts = {part for name in names if name for part in name.split("+")}
     for name in names:
+        point = layer
+        if name is not None:
+            own = layer.get("method", {})
+            # Settings of one of the compared methods do not concern the others.
+            foreign = parts - set(name.split("+"))
+            kept = {k: v for k, v in own.items() if k not in foreign}
+            point = {**layer, "method": {**kept, "name": name}}
         for number in [None] if seeds is None else seeds:
-            point = layer if name is None else merge(layer, {"method": name})
-            yield point if number is None else {**point, "seed": number}
+            yield point if number is None else merge(point, {"seed": number})
+
+
+def _one_of_each(configs: "Sequence[RunConfig]") -> "Iterable[RunConfig]":
+    """One configuration of all those that differ in their seeds only."""
+
+    def same_but_seeds(config: "RunConfig") -> str:
+        data = config.data.model_copy(update={"split_seed": 0})
+        return config.model_copy(update={"seed": 0, "data": data}).key()
+
+    return {same_but_seeds(config): config for config in configs}.values()
 
 
 def make_console() -> Console:

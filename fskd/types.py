@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -109,15 +110,17 @@ class EpochContext(NamedTuple):
 
     Attributes:
         progress: Where training stands.
-        students: Calls student i on inputs in eval mode without gradient, returns logits.
-        teacher: The same for the teacher; None where there is none.
-        batches: Yields the batches of one pass over the subset, without generated rows.
+        students: Runs student i on (inputs, taps to read) in eval mode without gradient.
+        teacher: The same for the teacher, counted as queries; None where there is none.
+        batches: Yields the real rows that the coming epoch will see, without views.
+        rng: CPU generator of this epoch.
     """
 
     progress: Progress
-    students: tuple[Callable[[Tensor], Tensor], ...]
-    teacher: Callable[[Tensor], Tensor] | None
+    students: "tuple[Callable[[Tensor, frozenset[str]], Outputs], ...]"
+    teacher: "Callable[[Tensor, frozenset[str]], Outputs] | None"
     batches: Callable[[], Iterator[Batch]]
+    rng: torch.Generator
 
 
 class TapShapes(NamedTuple):

@@ -1,6 +1,7 @@
 """``fskd.distill`` gives what the command line gives, for anybody's networks and data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fskd.models.catalog import build
 from fskd.models.checkpoint import load_weights
 from fskd.resolve import resolve
 from fskd.seeding import derive
+from fskd.train.prepare import weights_hash
 from fskd.train.runner import run
 from fskd.train.session import Session
 
@@ -158,3 +160,45 @@ def test_random_state_of_the_caller_is_left_alone() -> None:
     fskd.distill(teacher, student, Pairs(40), steps=2)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == np_before).all()  # noqa: NPY002
+
+
+class WithDropout(nn.Module):
+    """Equal weights, another network."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.body, self.drop = small_net(), nn.Dropout(rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.body(x))
+
+
+def test_keys_tell_networks_and_normalisation_apart(tmp_path: Path) -> None:
+    keys = set()
+    for rate in (0.0, 0.5):
+        torch.manual_seed(0)
+        student = WithDropout(rate)
+        keys.add(fskd.distill(None, student, Pairs(40), method="ce", steps=1, out=tmp_path).key)
+    splits = load("digits")
+    for mean in ((0.1,), (0.5,)):
+        changed = splits._replace(train=replace(splits.train, mean=mean))
+        result = fskd.distill(
+            None, "cnn_tiny", changed, method="ce", steps=1, fraction=0.1, out=tmp_path
+        )
+        keys.add(result.key)
+    assert len(keys) == 4
+
+
+def test_given_networks_keep_what_is_theirs() -> None:
+    """The teacher stays as it is, and layers that were frozen stay frozen."""
+    teacher, student = small_net(), small_net()
+    student[0].requires_grad_(False)
+    first = student[0].weight.clone()
+    fskd.distill(teacher, student, Pairs(40), method="kd", steps=3)
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert teacher.training
+    assert torch.equal(student[0].weight, first)
+
+
+def test_bfloat16_networks_can_be_hashed() -> None:
+    assert weights_hash(small_net().bfloat16()) != weights_hash(small_net().bfloat16())

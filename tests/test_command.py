@@ -64,6 +64,54 @@ def test_methods_and_seeds_are_compared(command: Command, tiny_options: list[str
     assert "2 seeds" in table
 
 
+def test_settings_of_compared_methods(
+    command: Command, tiny_options: list[str], tmp_path: Path
+) -> None:
+    """A setting for all, and one for a single method."""
+    code, _, said = command(
+        *tiny_options, "method.temperature=2", "method.at.weight=7",
+        "--method", "kd,kdplus+at,kdplus", "--quiet", folder=tmp_path,
+    )  # fmt: skip
+    assert code == 2
+    assert "method.temperature" in said  # which part of kdplus+at is meant?
+    options = [*tiny_options, "method.at.weight=7", "--method", "kd,at", "--quiet"]
+    code, _, said = command(*options, folder=tmp_path)
+    assert (code, said) == (0, "")
+    (folder,) = tmp_path.glob("*-at-*")
+    assert json.loads((folder / "result.json").read_text())["config"]["method"]["weight"] == 7
+    options = [*tiny_options, "method.temperature=2", "--method", "kd,kdplus", "--quiet"]
+    code, _, said = command(*options, folder=tmp_path)
+    assert (code, said) == (0, "")
+    configs = [
+        json.loads((folder / "result.json").read_text())["config"]["method"]
+        for folder in tmp_path.glob("*-kd*")
+    ]
+    assert {"kd", "kdplus"} == {c["name"] for c in configs if c["temperature"] == 2}
+
+
+def test_arms_are_told_apart_by_their_settings(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "temperatures.yaml"
+    file.write_text(
+        "base: {budget: {steps: 3}, method: kd, teacher: {budget: {steps: 20}},"
+        " data: {shots: 1}}\n"
+        "axes: {method.temperature: [1, 4], seed: [0, 1]}\n"
+    )
+    code, table, _ = command(str(file))
+    assert code == 0
+    assert "method.temperature=1.0" in table
+    assert "kd (-, method.temperature=4.0) - kd (-, method.temperature=1.0)" in table
+    assert "2 seeds" in table
+
+
+def test_every_arm_is_checked_before_work(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("base: {method: ce}\naxes: {student: [cnn_tiny, nosuch, cnn_tiny]}\n")
+    code, _, said = command(str(file), folder=tmp_path / "runs")
+    assert code == 2
+    assert "nosuch" in said
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_protocol_file(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "small.yaml"
     file.write_text(
@@ -87,8 +135,8 @@ def test_chain_of_teachers(command: Command, tmp_path: Path) -> None:
     assert "cnn_medium, top-1" in table
     folders = sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").iterdir())
     assert folders == [
-        "digits-cnn_medium-kd-10pct-s0",
-        "digits-cnn_small-ce-100pct-s0",
+        "digits-cnn_medium-kd-10pct-s2000",
+        "digits-cnn_small-ce-100pct-s1000",
         "digits-cnn_tiny-kd-10pct-s0",
     ]
 

@@ -10,7 +10,7 @@ import yaml
 from fskd.config import RunConfig
 from fskd.errors import FskdError, SettingError
 from fskd.protocol import Protocol, read_protocol
-from fskd.resolve import merge, parse_override, parse_yaml, resolve
+from fskd.resolve import merge, parse_override, parse_yaml, resolve, validate
 
 
 def test_defaults() -> None:
@@ -39,6 +39,13 @@ def test_dataset_defaults_lie_between() -> None:
     ("weak", "strong", "expected"),
     [
         ({"fraction": 0.5}, {"shots": 3}, {"shots": 3}),
+        (
+            {"method": "kd"},
+            {"method": {"ce_weight": 0}},
+            {"method": {"name": "kd", "ce_weight": 0}},
+        ),
+        ({"method": {"weight": 2}}, {"method": "at"}, {"method": {"name": "at", "weight": 2}}),
+        ({"teacher": {"seed": 2}}, {"teacher": "vgg8"}, {"teacher": {"name": "vgg8", "seed": 2}}),
         ({"steps": 5}, {"epochs": 2}, {"epochs": 2}),
         (
             {"method": {"name": "kd", "temperature": 2}},
@@ -189,7 +196,7 @@ def test_protocol_expands_axes() -> None:
 
 def test_protocol_with_an_empty_axis_is_refused() -> None:
     with pytest.raises(FskdError, match=r"axes\.seed"):
-        Protocol(name="p", axes={"seed": []}).expand()
+        validate(Protocol, {"name": "p", "axes": {"seed": []}})
 
 
 def test_chain_makes_each_student_the_next_teacher() -> None:
@@ -207,7 +214,7 @@ def test_chain_makes_each_student_the_next_teacher() -> None:
     assert [c.method.name for c in (config, assistant, teacher)] == ["kd", "kd", "ce"]
     # The assistant learns from the student's data, the teacher from all.
     assert [c.data.fraction for c in (config, assistant, teacher)] == [0.5, 0.5, None]
-    assert assistant.seed == 3
+    assert len({config.seed, assistant.seed, teacher.seed}) == 3
 
 
 def test_teacher_run_does_not_depend_on_the_student() -> None:

@@ -168,9 +168,9 @@ class WorkerLoader:
             self._batches, self._next_step = iter(loader), step
         images, index = next(self._batches)
         self._next_step += 1
-        index = index.to(self.device)
-        targets = self.source.targets[self.subset[index.cpu()]].to(self.device)
-        return Batch(normalise(images.to(self.device), self.source), targets, index)
+        targets = self.source.targets[self.subset[index]].to(self.device)
+        inputs = normalise(images.to(self.device), self.source)
+        return Batch(inputs, targets, index.to(self.device))
 
     def rows_of(self, step: int) -> list[tuple[int, int, int]]:
         """(position in the data set, position in the subset, seed) of this process's rows."""
@@ -255,16 +255,27 @@ def chunks(
     source: ImageSet,
     device: torch.device,
     subset: Tensor | None = None,
-    rows: int = 1024,
+    rows: int | None = None,
     workers: int = 2,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass without augmentation: (normalised images, positions) in order."""
+    """One pass without augmentation: (normalised images, positions) in order.
+
+    Args:
+        source: The images.
+        device: Where they are put.
+        subset: Positions; all of them if None.
+        rows: Images at a time; by default as many as have the pixels of 1,024 images of 32x32.
+        workers: Decoding processes for images on disk.
+    """
+    if rows is None:
+        rows = max(1024 * 32 * 32 // (source.size[1] * source.size[2]), 1)
+    rows = min(rows, 4096)
     order = torch.arange(len(source)) if subset is None else subset
     if isinstance(source.images, Tensor):
         for part in order.split(rows):
             yield normalise(source.images[part].to(device), source), part
         return
-    rows_of = [[(int(i), int(i), 0) for i in part] for part in order.split(min(rows, 256))]
+    rows_of = [[(int(i), int(i), 0) for i in part] for part in order.split(rows)]
     loader = DataLoader(
         DecodedImages(source),
         batch_sampler=rows_of,

@@ -24,7 +24,9 @@ class GeneratorSettings(Settings):
 
     share: float = Field(0.5, gt=0, le=1, description="Share of generated rows; 1: no real rows.")
     when: Literal["joint", "alternate"] = Field(
-        "joint", description="joint: every step; alternate: a step is all real or all generated."
+        "joint",
+        description="joint: every step; alternate: a step is all real or all generated, and then"
+        " the weight of its only term cancels.",
     )
     real_probability: float = Field(
         0.5, gt=0, lt=1, description="alternate: probability that a step is real."

@@ -96,6 +96,7 @@ class Method(nn.Module):
     Class attributes:
         Settings: The settings class.
         default_generator: Registry name of the generator used unless the run sets another.
+        single_process: True if its buffers cannot be kept in several processes (memories).
         unit_terms: Terms whose weights enter the divisor of the total loss. The total is divided
             by the sum of these weights so that arms share an effective learning rate; terms on
             another scale (features, relations) keep their published ratio to the label terms.
@@ -107,6 +108,7 @@ class Method(nn.Module):
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     default_generator: ClassVar[str | None] = None
+    single_process: ClassVar[bool] = False
     unit_terms: frozenset[str] = frozenset({"ce", "kd", "generated"})
 
     def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
@@ -127,7 +129,7 @@ class Method(nn.Module):
         """The phases of this instance."""
         return self.phases_of(self.settings)
 
-    def views(self, batch: Batch, rng: torch.Generator) -> Tensor | None:
+    def views(self, batch: Batch, rng: torch.Generator, progress: Progress) -> Tensor | None:
         """Extra inputs (V, C, H, W) appended to the batch, or None. Only real rows are copied."""
         return None
 

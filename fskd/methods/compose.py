@@ -15,6 +15,7 @@ from fskd.methods.base import (
     Reads,
     methods,
 )
+from fskd.seeding import derive
 from fskd.types import Batch, EpochContext, Outputs, Progress, Settings, Shapes
 
 # Name and settings; the settings are of the method's own class, which the registry knows.
@@ -39,16 +40,29 @@ def phases_of(parts: Sequence[Part]) -> tuple[Phase, ...]:
         return methods.get(name).phases_of(cast(MethodSettings, settings))
     initial: list[Phase] = []
     mains: list[Phase] = []
-    for name, settings in parts:
+    for name, settings in by_students(parts):
         *first, main = (
             phase._replace(trains=tuple(_inside(name, t) for t in phase.trains))
             for phase in methods.get(name).phases_of(cast(MethodSettings, settings))
         )
-        initial += [phase._replace(name=f"{name}.{phase.name}") for phase in first]
+        initial += [
+            phase._replace(name=f"{name}.{phase.name}", share=phase.share / main.share)
+            for phase in first
+        ]
         mains.append(main)
     trains = tuple(dict.fromkeys(t for main in mains for t in main.trains))
-    joint = Phase(mains[0].name, 1.0, trains, merge_reads([main.reads for main in mains]))
+    reads = merge_reads([main.reads for main in mains])
+    joint = Phase("main", 1.0, trains, reads, min(main.lr_scale for main in mains))
     return (*initial, joint)
+
+
+def by_students(parts: Sequence[Part]) -> list[Part]:
+    """Parts with several students first: their ``ce`` reaches all of them."""
+
+    def needed(part: Part) -> int:
+        return methods.get(part[0]).students_needed(cast(MethodSettings, part[1]))
+
+    return sorted(parts, key=needed, reverse=True)
 
 
 def _inside(part: str, trains: str) -> str:
@@ -68,7 +82,7 @@ class Composite(Method):
 
     def __init__(self, parts: Sequence[Part], shapes: Shapes) -> None:
         super().__init__(MethodSettings(), shapes)
-        self.components = tuple(parts)
+        self.components = tuple(by_students(parts))
         self.parts = nn.ModuleDict(
             {name: build([(name, settings)], shapes) for name, settings in parts}
         )
@@ -93,9 +107,11 @@ class Composite(Method):
         i = names.index(part)
         return [(i, found[i][1], progress._replace(phase=inner))]
 
-    def views(self, batch: Batch, rng: torch.Generator) -> Tensor | None:
-        """The views of all parts, one after another."""
-        extra = [method.views(batch, rng) for method in self._methods()]
+    def views(self, batch: Batch, rng: torch.Generator, progress: Progress) -> Tensor | None:
+        """The views of the parts that have a say now, one after another."""
+        extra: list[Tensor | None] = [None] * len(self.components)
+        for i, method, inner in self._active(progress):
+            extra[i] = method.views(batch, rng, inner)
         self._view_rows = [0 if views is None else len(views) for views in extra]
         given = [views for views in extra if views is not None]
         return torch.cat(given) if given else None
@@ -109,20 +125,21 @@ class Composite(Method):
     ) -> Losses:
         losses: Losses = {}
         for i, method, inner in self._active(progress):
-            rows = self._rows_of(i, batch)
-            own = method(
-                tuple(student.rows(rows) for student in students),
-                teacher.rows(rows),
-                batch._replace(inputs=batch.inputs[rows]),
-                inner,
-            )
+            if any(self._view_rows):
+                rows = self._rows_of(i, batch)
+                own = method(
+                    tuple(student.rows(rows) for student in students),
+                    teacher.rows(rows),
+                    batch._replace(inputs=batch.inputs[rows]),
+                    inner,
+                )
+            else:
+                own = method(students, teacher, batch, inner)
             losses = own | losses
         return losses
 
-    def _rows_of(self, i: int, batch: Batch) -> slice | Tensor:
+    def _rows_of(self, i: int, batch: Batch) -> Tensor:
         """The base rows and the views of part i."""
-        if not any(self._view_rows):
-            return slice(None)
         start = batch.n_base + sum(self._view_rows[:i])
         views = range(start, start + self._view_rows[i])
         return torch.tensor([*range(batch.n_base), *views], device=batch.inputs.device)
@@ -145,5 +162,7 @@ def build(parts: Sequence[Part], shapes: Shapes) -> Method:
     """The method, or the composition of several."""
     if len(parts) == 1:
         name, settings = parts[0]
-        return methods.get(name)(cast(MethodSettings, settings), shapes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(shapes.seed, "init", name))
+            return methods.get(name)(cast(MethodSettings, settings), shapes)
     return Composite(parts, shapes)

@@ -83,7 +83,7 @@ def draw_negatives(
     n_negatives: int,
     rng: torch.Generator,
 ) -> Int[Tensor, "batch negatives"]:
-    """Examples of other classes for each row, uniformly, with replacement if there are too few.
+    """Examples of other classes for each row, uniformly and with replacement.
 
     Args:
         targets: Class of every training example.
@@ -94,15 +94,13 @@ def draw_negatives(
     Returns:
         Positions in ``targets``, on the CPU.
     """
-    targets, rows = targets.cpu(), []
-    for label in classes.tolist():
-        others = (targets != label).nonzero().squeeze(1)
-        if len(others) < n_negatives:
-            picks = torch.randint(len(others), (n_negatives,), generator=rng)
-        else:
-            picks = torch.randperm(len(others), generator=rng)[:n_negatives]
-        rows.append(others[picks])
-    return torch.stack(rows)
+    order = targets.argsort(stable=True)
+    counts = torch.bincount(targets)
+    own, start = counts[classes, None], (counts.cumsum(0) - counts)[classes, None]
+    # Positions in class order with the row's own class cut out.
+    share = torch.rand(len(classes), n_negatives, generator=rng, dtype=torch.float64)
+    picks = (share * (len(targets) - own)).long()
+    return order[torch.where(picks >= start, picks + own, picks)]
 
 
 @methods.register("crd")
@@ -117,12 +115,13 @@ class CRD(Method):
     times n and stays fixed; memories are updated after they are read.
 
     Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, arXiv
-    1910.10699. Positions are those within the training subset. Negatives are drawn from (seed,
-    step), so that a resumed run repeats the uninterrupted one. Generated rows have no position and
-    enter the KD term only.
+    1910.10699. Positions are those within the training subset. Negatives are drawn with replacement
+    (the authors' code replaces only where there are too few), from (seed, step), so that a resumed
+    run repeats the uninterrupted one. Generated rows have no position and enter the KD term only.
     """
 
     Settings = CRDSettings
+    single_process = True
     settings: CRDSettings
     memory_student: Tensor
     memory_teacher: Tensor
@@ -172,7 +171,7 @@ class CRD(Method):
         """Positions (B, 1+K) of each row's own example and of the negatives of this step."""
         rng = torch_generator(self.shapes.seed, "crd", "negatives", step)
         negatives = draw_negatives(
-            self.shapes.targets, batch.targets, self.settings.n_negatives, rng
+            self.shapes.targets, batch.targets.cpu(), self.settings.n_negatives, rng
         ).to(batch.indices.device)
         return torch.cat([batch.indices.unsqueeze(1), negatives], dim=1)
 

@@ -2,7 +2,6 @@
 
 from pydantic import Field
 
-from fskd.losses.targets import kl_divergence
 from fskd.methods.base import (
     Losses,
     Method,
@@ -11,6 +10,7 @@ from fskd.methods.base import (
     Reads,
     label_terms,
     methods,
+    teacher_terms,
 )
 from fskd.types import Batch, Outputs, Progress
 
@@ -31,8 +31,9 @@ class KD(Method):
 
     Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, NIPS Deep Learning
     Workshop 2014, arXiv 1503.02531. Defaults are those of the CRD benchmark (Tian et al., ICLR
-    2020). Where a generator adds rows, ``kd`` is the mean over real and generated rows together,
-    as if the generated rows were more training points; ``kdplus`` weighs the two apart.
+    2020). Where a generator adds rows, they carry the teacher's soft targets with the same weight,
+    0.1*CE(x) + 0.9*KD(x) + 0.9*KD(x~), as in Wang et al., NeurIPS 2022, arXiv 2012.02909;
+    ``kdplus`` has a weight of its own for them.
     """
 
     Settings = KDSettings
@@ -50,11 +51,10 @@ class KD(Method):
         batch: Batch,
         progress: Progress,
     ) -> Losses:
-        base = slice(0, batch.n_base)
-        kd = kl_divergence(
-            students[0].logits[base], teacher.logits[base], self.settings.temperature
+        return label_terms(students[0], batch) | teacher_terms(
+            students[0], teacher, batch, self.settings.temperature
         )
-        return label_terms(students[0], batch) | {"kd": kd}
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        return {"ce": self.settings.ce_weight, "kd": self.settings.kd_weight}
+        weight = self.settings.kd_weight
+        return {"ce": self.settings.ce_weight, "kd": weight, "generated": weight}

@@ -156,7 +156,7 @@ class SSKD(Method):
             ),
         )
 
-    def views(self, batch: Batch, rng: torch.Generator) -> Tensor | None:
+    def views(self, batch: Batch, rng: torch.Generator, progress: Progress) -> Tensor | None:
         """Real rows rotated by 90, then all by 180, then all by 270 degrees (3B rows)."""
         if batch.n_real == 0:
             return None

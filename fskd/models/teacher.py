@@ -24,6 +24,9 @@ class Teacher:
 
     def __init__(self, net: FeatureNet, device: torch.device) -> None:
         self.net = net.to(device).eval().requires_grad_(False)
+        for module in self.net.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.momentum = 0.0  # train mode (OFD) must not move the running statistics
         self.queries = 0
         self._cache: Tensor | None = None
 
@@ -36,9 +39,12 @@ class Teacher:
             kept.append(self.net(part).logits)
         self._cache = torch.cat(kept)
 
-    def forget(self) -> None:
-        """Drops the kept logits."""
-        self._cache = None
+    @torch.no_grad()
+    def ask(self, inputs: Tensor, read: frozenset[str] = LOGITS) -> Outputs:
+        """Taps for images, in eval mode; counted."""
+        self.net.eval()
+        self.queries += len(inputs)
+        return self.net(inputs, read)
 
     def outputs(
         self,
@@ -52,7 +58,7 @@ class Teacher:
         Args:
             batch: Rows; inputs on the teacher's device.
             read: Taps to fill; none means the teacher is not run.
-            train_mode: Use batch statistics (OFD); they also move the running ones.
+            train_mode: Use batch statistics (OFD); the running ones stay as they are.
             with_grad: Keep the graph to the inputs (Jacobian matching).
 
         Returns:
@@ -72,8 +78,3 @@ class Teacher:
                 return Outputs(logits=known)
             self.queries += len(rest)
             return Outputs(logits=torch.cat([known, self.net(rest).logits.to(known.dtype)]))
-
-    @property
-    def module(self) -> nn.Module:
-        """The bare network."""
-        return self.net.net

@@ -2,8 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fskd.results.store import Result
 
@@ -22,6 +22,68 @@ class Paired(NamedTuple):
     mean: float
     error: float
     n: int
+
+
+class Arm(NamedTuple):
+    """Runs that differ in their seeds only.
+
+    Attributes:
+        data: Name of the data set.
+        n: Training examples.
+        student: Student network.
+        method: Method.
+        generator: Generator, or ``-``.
+        settings: What else sets the arm apart from others with the same method and generator.
+        runs: Its results.
+    """
+
+    data: str
+    n: str
+    student: str
+    method: str
+    generator: str
+    settings: str
+    runs: list[Result]
+
+    @property
+    def task(self) -> tuple[str, str, str]:
+        """Arms of the same task can be compared."""
+        return self.data, self.n, self.student
+
+
+def arms(results: Iterable[Result]) -> list[Arm]:
+    """Groups runs by all of their settings but the seeds, in order of appearance."""
+    groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(_flat(result.config)), []).append(result)
+    found = []
+    for settings, runs in groups.items():
+        alike = [dict(other) for other, theirs in groups.items() if _names(theirs) == _names(runs)]
+        apart = [
+            f"{name}={value}"
+            for name, value in settings
+            if any(other.get(name) != value for other in alike)
+        ]
+        found.append(Arm(*_names(runs), ", ".join(apart), runs))
+    return found
+
+
+def _names(runs: Sequence[Result]) -> tuple[str, str, str, str, str]:
+    config = runs[0].config
+    generator = config["generator"]
+    name = "-" if generator is None else str(generator["name"])
+    return config["data"]["name"], str(runs[0].n_train), config["student"], runs[0].method, name
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of all settings but seeds, places and hashes."""
+    for name, value in config.items():
+        if name in ("seed", "split_seed", "inputs_sha256", "root", "download"):
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
 
 
 def spread(values: Sequence[float]) -> Spread:

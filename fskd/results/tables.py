@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fskd.results.store import Result
-from fskd.results.summary import paired_difference, spread, unequal_budgets
+from fskd.results.summary import Arm, arms, paired_difference, spread, unequal_budgets
 
 
 def show(results: Sequence[Result], console: Console) -> None:
@@ -83,36 +83,28 @@ def _print(console: Console, text: str, style: str = "") -> None:
 
 
 def _show_many(results: Sequence[Result], console: Console) -> None:
-    groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in results:
-        data = result.config["data"]
-        names = (data["name"], result.config["student"], result.method, _generator(result))
-        groups.setdefault((*names, str(result.n_train)), []).append(result)
-    columns = ("data", "student", "method", "generator", "n")
-    varying = [i for i in range(len(columns)) if len({key[i] for key in groups}) > 1]
-    fixed = [f"{columns[i]} {next(iter(groups))[i]}" for i in range(5) if i not in varying]
+    groups = arms(results)
+    columns = ("data", "n", "student", "method", "generator", "settings")
+    varying = [c for c in columns if len({getattr(arm, c) for arm in groups}) > 1]
+    fixed = [f"{c} {getattr(groups[0], c)}" for c in columns[:-1] if c not in varying]
     _print(console, ", ".join(fixed), "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i in varying:
-        table.add_column(columns[i])
+    for column in varying:
+        table.add_column(column, overflow="fold")
     numbers = ("seeds", "top-1 %", "std", "NLL", "ECE", "agree %", "updates", "rows", "queries")
     for column in numbers:
         table.add_column(column, justify="right")
-    for key, runs in groups.items():
-        table.add_row(*(Text(key[i]) for i in varying), *_numbers(runs))
+    for arm in groups:
+        table.add_row(*(Text(getattr(arm, c)) for c in varying), *_numbers(arm.runs))
     console.print(table, highlight=False)
     for teacher in dict.fromkeys(_teacher(r) for r in results if r.teacher):
         _print(console, f"teacher: {teacher}")
-    _show_differences(list(groups.items()), console)
+    for baseline, ours in combinations(groups, 2):
+        _show_difference(ours, baseline, console)
     if unequal_budgets(results):
         _print(console, "note: updates or student rows differ between arms; see the table")
     folders = {result.path.rpartition("/")[0] or "." for result in results}
     _print(console, f"files: {', '.join(sorted(folders))}")
-
-
-def _generator(result: Result) -> str:
-    generator = result.config["generator"]
-    return "-" if generator is None else str(generator["name"])
 
 
 def _numbers(runs: Sequence[Result]) -> list[str]:
@@ -136,22 +128,21 @@ def _common(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,}-{high:,}"
 
 
-def _show_differences(
-    groups: Sequence[tuple[tuple[str, ...], list[Result]]], console: Console
-) -> None:
-    for (first, baseline), (second, ours) in combinations(groups, 2):
-        same_task = (first[0], first[1], first[4]) == (second[0], second[1], second[4])
-        difference = paired_difference(ours, baseline) if same_task else None
-        if difference is None:
-            continue
-        several = first[2] == second[2]
-        ours_name, baseline_name = (
-            f"{key[2]} ({key[3]})" if several else key[2] for key in (second, first)
-        )
-        error = "" if math.isnan(difference.error) else f" +- {100 * difference.error:.2f}"
-        n = "1 seed" if difference.n == 1 else f"{difference.n} seeds, +- standard error"
-        _print(
-            console,
-            f"paired difference {ours_name} - {baseline_name} on {second[4]} images:"
-            f" {100 * difference.mean:+.2f}{error} points ({n})",
-        )
+def _show_difference(ours: Arm, baseline: Arm, console: Console) -> None:
+    """One line, if the two arms have the same task and matched runs."""
+    difference = paired_difference(ours.runs, baseline.runs)
+    if ours.task != baseline.task or difference is None:
+        return
+    names = [ours.method, baseline.method]
+    if ours.method == baseline.method:
+        names = [
+            f"{arm.method} ({', '.join(filter(None, (arm.generator, arm.settings)))})"
+            for arm in (ours, baseline)
+        ]
+    error = "" if math.isnan(difference.error) else f" +- {100 * difference.error:.2f}"
+    n = "1 seed" if difference.n == 1 else f"{difference.n} seeds, +- standard error"
+    _print(
+        console,
+        f"paired difference {names[0]} - {names[1]} on {ours.n} images:"
+        f" {100 * difference.mean:+.2f}{error} points ({n})",
+    )

@@ -6,9 +6,9 @@ import torch
 
 from fskd.data.loader import Loader
 from fskd.generators.base import Generator
-from fskd.methods.base import Method
+from fskd.methods.base import Method, Reads
 from fskd.seeding import torch_generator
-from fskd.types import Batch, EpochContext
+from fskd.types import Batch, EpochContext, Progress
 
 
 class BatchMaker:
@@ -41,21 +41,22 @@ class BatchMaker:
         self.n_generated, self.seed = n_generated, seed
         self.rank, self.world = rank, world
 
-    def batch(self, step: int, input_grad: bool = False) -> Batch:
-        """Rows of one step for this process."""
+    def batch(self, progress: Progress, reads: Reads) -> Batch:
+        """Rows of one step for this process; generated ones only if the phase reads them."""
+        step = progress.step
         batch = self.loader.batch(step)
-        if self.generator is not None:
+        if self.generator is not None and reads.generated:
             rank, world = (self.rank, self.world) if self.loader.sharded else (0, 1)
-            n = self.n_generated * (rank + 1) // world - self.n_generated * rank // world
             rng = torch_generator(self.seed, "generator", step, rank)
             turn = torch_generator(self.seed, "turn", step)
-            batch = self.generator(batch, rng, n, turn)
+            batch = self.generator(batch, rng, self.n_generated // world, turn)
         if self.world > 1 and not self.loader.sharded:
             batch = shard(batch, self.rank, self.world)
-        views = self.method.views(batch, torch_generator(self.seed, "views", step, self.rank))
+        rng = torch_generator(self.seed, "views", step, self.rank)
+        views = self.method.views(batch, rng, progress)
         if views is not None:
             batch = batch._replace(inputs=torch.cat([batch.inputs, views]))
-        if input_grad:
+        if reads.input_grad:
             batch = batch._replace(inputs=batch.inputs.detach().requires_grad_())
         return batch
 
@@ -69,9 +70,11 @@ class BatchMaker:
         if self.generator is not None:
             self.generator.on_epoch(context)
 
-    def one_pass(self) -> Iterator[Batch]:
-        """Real rows of one pass over the subset, for searches between epochs."""
-        for step in range(-(-self.loader.stream.n // self.loader.stream.rows)):
+    def one_pass(self, epoch: int) -> Iterator[Batch]:
+        """Real rows of the steps that begin in an epoch."""
+        stream = self.loader.stream
+        first = -(-epoch * stream.n // stream.rows)
+        for step in range(first, max(-(-(epoch + 1) * stream.n // stream.rows), first + 1)):
             yield self.loader.batch(step)
 
 

@@ -20,8 +20,6 @@ class State(NamedTuple):
     optimizers: list[dict[str, Any]]
     counts: Counts
     generator: dict[str, Any]
-    rng: torch.Tensor
-    cuda_rng: list[torch.Tensor]
 
 
 def save_state(
@@ -32,14 +30,11 @@ def save_state(
     generator: dict[str, Any],
 ) -> None:
     """Writes the state; a kill at any moment leaves the old file or the new one."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     state = {
         "task": task.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "counts": asdict(counts),
         "generator": generator,
-        "rng": torch.get_rng_state(),
-        "cuda_rng": cuda,
     }
     with replacing(path) as temporary:
         torch.save(state, temporary)

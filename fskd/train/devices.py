@@ -25,7 +25,8 @@ def launch(runtime: Runtime) -> Fabric:
         fabric = Fabric(
             accelerator=accelerator,
             devices=processes if several else devices,
-            strategy="ddp" if several else "auto",
+            # Some steps leave adapters unused, for example without real rows.
+            strategy="ddp_find_unused_parameters_true" if several else "auto",
             precision=runtime.precision,
         )
         if several:

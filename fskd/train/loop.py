@@ -1,7 +1,7 @@
 """The training loop. It knows phases, batches and named losses, and no method."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from fskd.config import OptimConfig
 from fskd.errors import TrainingError
 from fskd.methods.base import Losses, Phase, Reads
+from fskd.models.taps import LOGITS
 from fskd.models.teacher import Teacher
-from fskd.seeding import derive
+from fskd.seeding import derive, torch_generator
 from fskd.train.batches import BatchMaker
 from fskd.train.optim import build_optimizers, lr_factor, set_lr
 from fskd.train.task import DistillTask
@@ -53,7 +54,7 @@ def fit(training: Training, optimizer_states: Sequence[dict[str, Any]] = ()) -> 
     Raises:
         TrainingError: If a loss is not finite; names the step and the term.
     """
-    task, counts = training.task, training.watch.counts
+    task, counts = training.task.to(training.fabric.device), training.watch.counts
     phases = task.method.phases()
     start = 0
     for phase, steps in zip(phases, phase_steps(phases, training.steps), strict=True):
@@ -67,8 +68,6 @@ def fit(training: Training, optimizer_states: Sequence[dict[str, Any]] = ()) -> 
                     optimizer.load_state_dict(state)
             else:
                 counts.last = {}
-                rank = training.fabric.global_rank
-                torch.manual_seed(derive(training.seed, "dropout", phase.name, rank))
             _run_phase(training, phase, start, end, optimizers)
         start = end
 
@@ -80,7 +79,7 @@ def _run_phase(
     end: int,
     optimizers: list[torch.optim.Optimizer],
 ) -> None:
-    task, teacher, batches, _, optim, fabric, _, watch = training
+    task, teacher, batches, _, optim, fabric, seed, watch = training
     method, reads = task.method, phase.reads
     wrapped, *stepping = fabric.setup(task, *optimizers)
     for step in range(watch.counts.step, end):
@@ -88,7 +87,9 @@ def _run_phase(
         progress = Progress(phase.name, done, step, batches.epoch(step))
         if step == 0 or progress.epoch != batches.epoch(step - 1):
             batches.on_epoch(_epoch_context(progress, training))
-        batch = batches.batch(step, reads.input_grad)
+        batch = batches.batch(progress, reads)
+        # Only dropout and the like draw from the global generator.
+        torch.manual_seed(derive(seed, "dropout", step, fabric.global_rank))
         known = _ask(teacher, batch, reads, fabric)
         losses = wrapped(batch, known, progress, reads.student)
         loss = total_loss(losses, method.weights(progress), method.unit_terms)
@@ -140,23 +141,29 @@ def phase_steps(phases: Sequence[Phase], total: int) -> list[int]:
 
 
 def _epoch_context(progress: Progress, training: Training) -> EpochContext:
-    """What a method may use at the start of an epoch."""
+    """What methods and generators may use at the start of an epoch."""
+    fabric, teacher, batches = training.fabric, training.teacher, training.batches
 
-    def asking(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    def asking(net: nn.Module) -> Callable[[Tensor, frozenset[str]], Outputs]:
         @torch.no_grad()
-        def logits(inputs: Tensor) -> Tensor:
+        def answer(inputs: Tensor, read: frozenset[str] = LOGITS) -> Outputs:
             mode = net.training
             net.eval()
-            answer: Tensor = net(inputs).logits
+            with fabric.autocast():
+                outputs: Outputs = net(inputs, read)
             net.train(mode)
-            return answer
+            return outputs
 
-        return logits
+        return answer
 
-    teacher = training.teacher
+    def ask_teacher(inputs: Tensor, read: frozenset[str] = LOGITS) -> Outputs:
+        with fabric.autocast():
+            return cast(Teacher, teacher).ask(inputs, read)
+
     return EpochContext(
         progress,
         tuple(asking(net) for net in training.task.students),
-        None if teacher is None else asking(teacher.net),
-        training.batches.one_pass,
+        None if teacher is None else ask_teacher,
+        lambda: batches.one_pass(progress.epoch),
+        torch_generator(training.seed, "epoch", progress.epoch),
     )

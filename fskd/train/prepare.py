@@ -1,5 +1,6 @@
 """From a configuration to everything that a run needs, so that every mistake shows before work."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,7 +16,7 @@ from fskd.data.samplers.base import samplers
 from fskd.data.splits import Subset, rank, subset_size, take
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
-from fskd.methods.base import Method
+from fskd.methods.base import Method, methods
 from fskd.methods.compose import build as build_method
 from fskd.methods.compose import merge_reads, phases_of
 from fskd.models.catalog import build as build_network
@@ -79,8 +80,8 @@ def load_data(config: RunConfig) -> DataSplits:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """sha256 over names and values of a network's parameters and buffers."""
-    digest = hashlib.sha256()
+    """sha256 over a network's description and the names and values of its weights."""
+    digest = hashlib.sha256(repr(module).encode())
     for name, value in module.state_dict().items():
         digest.update(name.encode())
         plain = value.detach().cpu().contiguous().reshape(-1)
@@ -104,10 +105,10 @@ def pin(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
     """
     hashes = dict(config.inputs_sha256)
     data = given.data or load_data(config)
-    both = f"{data.train.fingerprint}{data.test.fingerprint}"
-    hashes["data"] = hashlib.sha256(both.encode()).hexdigest()
+    parts = [(p.fingerprint, p.mean, p.std, p.size, p.classes) for p in data]
+    hashes["data"] = hashlib.sha256(repr(parts).encode()).hexdigest()
     teacher, level = config.teacher, "teacher"
-    if given.teacher is not None:
+    if given.teacher is not None and needs_teacher(config.method):
         hashes[level] = weights_hash(given.teacher)
     while teacher is not None and given.teacher is None:
         if teacher.checkpoint is not None:
@@ -173,7 +174,7 @@ def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
 def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet:
     """The teacher's network, with weights if they come from a file or from Python."""
     if given.teacher is not None:
-        net = FeatureNet(given.teacher)
+        net = FeatureNet(copy.deepcopy(given.teacher))  # it will be frozen and moved
     elif config.teacher is not None:
         net = seeded_network(config.teacher.name, data, "teacher.name", 0, "teacher")
         if config.teacher.checkpoint is not None:
@@ -204,6 +205,31 @@ def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[
     return nets
 
 
+def check_processes(job: Job, world: int) -> None:
+    """SettingError unless the run can be divided among ``world`` processes and stay the same.
+
+    Every process must get the same number of rows of every kind, or terms and their means differ.
+    """
+    if world == 1:
+        return
+    rows = {"real": job.real_rows, "generated": job.n_generated if job.generator else 0}
+    for kind, n in rows.items():
+        if n % world:
+            given = f"{job.config.optim.batch_size} ({n} {kind} rows)"
+            accepted = f"{kind} rows that {world} processes can share equally"
+            raise SettingError("optim.batch_size", given, accepted)
+    for name, _ in job.config.method.parts:
+        if methods.get(name).single_process:
+            raise SettingError(
+                "method", f"'{name}'", f"one process instead of {world}: it has memories"
+            )
+    if job.generator is not None and not isinstance(job.data.train.images, torch.Tensor):
+        pairs = getattr(job.generator.settings, "pairs", "all")
+        if pairs != "all":
+            accepted = f"'all' with {world} processes and images on disk"
+            raise SettingError("generator.pairs", f"'{pairs}'", accepted)
+
+
 def prepare(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Job:
     """Loads data and builds every part of a run, without training anything.
 
@@ -225,9 +251,7 @@ def prepare(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Job:
         data.train.size,
         derive(config.seed, "method"),
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(config.seed, "init", "method"))
-        method = build_method(config.method.parts, shapes)
+    method = build_method(config.method.parts, shapes)
     generator, scale = None, 1.0
     real_rows = n_generated = config.optim.batch_size
     if config.generator is not None:

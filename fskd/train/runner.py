@@ -18,7 +18,7 @@ from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.train.measure import measure
-from fskd.train.prepare import NOTHING_GIVEN, Given, Job, prepare
+from fskd.train.prepare import NOTHING_GIVEN, Given, Job, check_processes, prepare
 from fskd.train.session import Session
 from fskd.train.training import train
 from fskd.train.watch import Counts
@@ -46,7 +46,8 @@ def run(
     """
     begun = time.perf_counter()
     job = prepare(config, session.out, given)
-    if not force and (done := job.folder.load()):
+    check_processes(job, session.fabric.world_size)
+    if not force and (done := _finished(job.folder, session)):
         hint = " (--force repeats it)" if role == "student" else ""
         session.tell_once(f"{role} already finished: {job.folder.path}{hint}")
         return done
@@ -55,7 +56,7 @@ def run(
     teacher, about = make_teacher(job, session, given)
     seconds["teacher"] = time.perf_counter() - begun
     with _alone(job.folder, session):
-        if not force and (done := job.folder.load()):
+        if not force and (done := _finished(job.folder, session)):
             return done
         if force and session.main:
             job.folder.clear()
@@ -69,6 +70,12 @@ def run(
             seconds["evaluate"] = time.perf_counter() - begun
             result = _write(job, counts, found, seconds, session)
         return cast(Result, session.fabric.broadcast(result))
+
+
+def _finished(folder: RunDir, session: Session) -> Result | None:
+    """The result if there is one; the first process looks, so that all agree."""
+    found = folder.load() if session.main else None
+    return session.fabric.broadcast(found)
 
 
 @contextmanager

@@ -21,6 +21,8 @@ class DistillTask(nn.Module):
         super().__init__()
         self.students = nn.ModuleList(students)
         self.method = method
+        # Layers that were frozen before are not ours to train.
+        self._kept = [p for p in self.students.parameters() if not p.requires_grad]
 
     def forward(
         self, batch: Batch, teacher: Outputs, progress: Progress, read: frozenset[str]
@@ -54,3 +56,5 @@ class DistillTask(nn.Module):
                 module.train().requires_grad_(True)
             else:
                 raise ValueError(f"phase {phase.name} trains '{name}', which is no part")
+        for parameter in self._kept:
+            parameter.requires_grad_(False)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import yaml
-from lightning_fabric import Fabric
 
 from fskd.data.loader import chunks, make_loader
 from fskd.errors import TrainingError
@@ -14,7 +13,7 @@ from fskd.models.taps import LOGITS
 from fskd.models.teacher import Teacher
 from fskd.results.store import MetricsLog, RunDir, write_text
 from fskd.train.batches import BatchMaker
-from fskd.train.checkpoint import State, load_state, save_state
+from fskd.train.checkpoint import load_state, save_state
 from fskd.train.loop import Training, fit
 from fskd.train.prepare import Job
 from fskd.train.session import Session
@@ -53,7 +52,7 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Cou
     training = Training(task, teacher, batches, job.steps, config.optim, fabric, config.seed, watch)
     try:
         with torch.random.fork_rng():
-            fit(training, _restore_rng(state, fabric))
+            fit(training, [] if state is None else state.optimizers)
     except TrainingError as error:
         raise TrainingError(f"{error}; {_last_state(job.folder)}") from None
     finally:
@@ -123,24 +122,17 @@ def _saver(
 
 
 def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
-    """Keeps the teacher's logits of the subset where nothing but logits of fixed views is read."""
+    """Keeps the teacher's logits of the subset if that saves queries.
+
+    That is, if nothing but logits of fixed views is read, and each is read more than once.
+    """
     reads = [phase.reads for phase in job.method.phases() if phase.reads.teacher]
     plain = all(r.teacher == LOGITS and not r.input_grad and not r.teacher_train for r in reads)
-    if fixed_views and plain:
+    often = job.steps * job.real_rows > len(job.subset.train)
+    if fixed_views and plain and often:
         subset = chunks(job.data.train, session.device, job.subset.train)
         with session.fabric.autocast():
             teacher.remember(images for images, _ in subset)
-
-
-def _restore_rng(state: State | None, fabric: Fabric) -> list[dict[str, Any]]:
-    """Restores the generators that dropout uses; returns the optimisers' states."""
-    if state is None:
-        return []
-    if fabric.world_size == 1:
-        torch.set_rng_state(state.rng)
-        if state.cuda_rng and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state.cuda_rng)
-    return state.optimizers
 
 
 def _last_state(folder: RunDir) -> str:

@@ -51,7 +51,7 @@ def make_batch(n_real: int, n_generated: int, seed: int = 0) -> Batch:
 
 def with_views(method: Method, batch: Batch) -> Batch:
     """The batch with the method's extra views appended."""
-    views = method.views(batch, torch.Generator().manual_seed(0))
+    views = method.views(batch, torch.Generator().manual_seed(0), Progress())
     return batch if views is None else batch._replace(inputs=torch.cat([batch.inputs, views]))
 
 

@@ -99,16 +99,14 @@ def test_memory_starts_from_a_fixed_seed() -> None:
 
 @pytest.mark.parametrize("n_negatives", [1, 5, 9, 50])
 def test_negatives(n_negatives: int) -> None:
-    """Always of another class; distinct where there are enough."""
+    """Always of another class."""
     classes = torch.tensor([0, 3, 0, 2])
     picks = draw_negatives(SHAPES.targets, classes, n_negatives, torch_generator(0, "test"))
     assert picks.shape == (4, n_negatives)
     for label, row in zip(classes.tolist(), picks, strict=True):
         assert (SHAPES.targets[row] != label).all()
-        if n_negatives <= 9:
-            assert len(row.unique()) == n_negatives
-        else:
-            assert len(row.unique()) > 5
+    if n_negatives == 50:
+        assert all(len(row.unique()) > 5 for row in picks)
 
 
 def test_negatives_cover_all_others() -> None:

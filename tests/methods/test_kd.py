@@ -53,12 +53,14 @@ def test_slow_twin(temperature: float, n_real: int) -> None:
     assert losses["ce"].item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_generated_rows_enter_one_mean() -> None:
-    """With generated rows the divergence is the mean over all of them."""
+def test_generated_rows_have_a_term_of_the_same_weight() -> None:
+    """0.1*CE(x) + 0.9*KD(x) + 0.9*KD(x~)."""
     losses, student, teacher = terms(5, 3)
-    assert losses["kd"].item() == pytest.approx(slow_kd(student, teacher, 4.0), rel=1e-12)
-    assert losses.keys() == {"ce", "kd"}
-    assert terms(0, 3)[0].keys() == {"kd"}
+    for name, rows in (("kd", slice(0, 5)), ("generated", slice(5, 8))):
+        expected = slow_kd(student[rows], teacher[rows], 4.0)
+        assert losses[name].item() == pytest.approx(expected, rel=1e-12)
+    assert losses.keys() == {"ce", "kd", "generated"}
+    assert terms(0, 3)[0].keys() == {"generated"}
 
 
 def test_equal_networks() -> None:
@@ -71,4 +73,8 @@ def test_equal_networks() -> None:
 
 def test_weights() -> None:
     """Published defaults."""
-    assert KD(KDSettings(), SHAPES).weights(Progress()) == {"ce": 0.1, "kd": 0.9}
+    assert KD(KDSettings(), SHAPES).weights(Progress()) == {
+        "ce": 0.1,
+        "kd": 0.9,
+        "generated": 0.9,
+    }

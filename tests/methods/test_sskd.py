@@ -101,7 +101,7 @@ def test_views() -> None:
     batch = make_batch(2)._replace(n_generated=1)
     batch = batch._replace(inputs=torch.cat([batch.inputs, torch.zeros(1, 3, 5, 5)]))
     method = SSKD(SSKDSettings(), SHAPES)
-    views = method.views(batch, torch.Generator())
+    views = method.views(batch, torch.Generator(), Progress())
     assert views.shape == (6, 3, 5, 5)
     for turns in (1, 2, 3):
         block = views[2 * turns - 2 : 2 * turns]
@@ -110,7 +110,10 @@ def test_views() -> None:
     assert torch.equal(upright, batch.inputs[:2])
     assert torch.equal(rotated[3:], views[1::2])
     empty = torch.zeros(0, dtype=torch.long)
-    assert method.views(batch._replace(targets=empty, indices=empty), torch.Generator()) is None
+    assert (
+        method.views(batch._replace(targets=empty, indices=empty), torch.Generator(), Progress())
+        is None
+    )
 
 
 @pytest.mark.parametrize("n", [1, 5])

@@ -169,7 +169,7 @@ def test_many(printed: Callable[..., str]) -> None:
     error = np.std([10, 5, 5], ddof=1) / np.sqrt(3)
     expected = f"kdplus - kd on 50 images: +6.67 +- {error:.2f} points (3 seeds, +- standard error)"
     assert expected in text
-    assert "data digits, student cnn_tiny" in text
+    assert "data digits, n 50, student cnn_tiny" in text
     assert text.count("resnet20") == 1
     assert "differ between arms" not in text
     assert "files: runs" in text

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from fskd.config import Runtime
+from fskd.errors import SettingError
 from fskd.methods.base import methods
 from fskd.resolve import merge, resolve
 from fskd.results.store import Result
+from fskd.train.prepare import check_processes, prepare
 from fskd.train.runner import run
 from fskd.train.session import Session
 
@@ -66,6 +68,41 @@ def test_kdplus_without_generator_is_kd(out: Path, tiny: dict[str, Any]) -> None
 def test_generator_options(settings: dict[str, Any], out: Path, tiny: dict[str, Any]) -> None:
     result = go(out, tiny, {"generator": {"name": "mixup", **settings}})
     assert result.student_rows == 6 * 64
+
+
+@pytest.mark.parametrize("settings", [{"share": 1.0}, {"when": "alternate"}])
+@pytest.mark.parametrize("method", ["kdplus+sskd", "kdplus+crd", "fsp+kdplus"])
+def test_phases_without_generated_rows(
+    method: str, settings: dict[str, Any], out: Path, tiny: dict[str, Any]
+) -> None:
+    """A generator that drops real rows leaves the phases alone that read no generated ones."""
+    student = ALIKE if "fsp" in method else {}
+    generator = {"generator": {"name": "mixup", **settings}}
+    assert go(out, tiny, {"method": method}, student, generator).steps == 6
+
+
+def test_no_student_starts_as_its_teacher(tiny: dict[str, Any], tmp_path: Path) -> None:
+    config = resolve(tiny, {"method": "kd", "student": "cnn_small"})
+    student = prepare(config, tmp_path).students[0].net.state_dict()
+    teacher = prepare(config.teacher_run(), tmp_path).students[0].net.state_dict()
+    assert not torch.equal(student["fc.weight"], teacher["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"optim": {"batch_size": 63}}, "optim.batch_size"),
+        ({"generator": {"name": "mixup", "share": 0.02}}, "real rows"),
+        ({"method": "crd"}, "memories"),
+    ],
+)
+def test_what_several_processes_cannot_share(
+    change: dict[str, Any], word: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    job = prepare(resolve(tiny, change), tmp_path)
+    check_processes(job, 1)
+    with pytest.raises(SettingError, match=word):
+        check_processes(job, 2)
 
 
 def test_scale_epochs_keeps_the_number_of_real_steps(out: Path, tiny: dict[str, Any]) -> None:

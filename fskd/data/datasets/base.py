@@ -45,12 +45,10 @@ class Reader(Protocol):
 
     Attributes:
         defaults: Run settings that suit the data set, nested as in a run configuration.
-        user_data: Whether the contents are the user's own, so that the name does not fix them.
         resizes: Whether ``Source.image_size`` has a meaning here.
     """
 
     defaults: Mapping[str, Any]
-    user_data: bool
     resizes: bool
 
     def __call__(self, source: Source) -> DataSplits:
@@ -64,7 +62,6 @@ def dataset(
     name: str,
     defaults: Mapping[str, Any] | None = None,
     *,
-    user_data: bool = False,
     resizes: bool = False,
 ) -> Callable[[Callable[[Source], DataSplits]], Reader]:
     """Decorator that registers a reader and attaches what is known about its data set.
@@ -72,13 +69,12 @@ def dataset(
     Args:
         name: Registry name, lower case.
         defaults: Run settings that suit the data set; none if omitted.
-        user_data: Whether the contents are the user's own.
         resizes: Whether the reader uses ``Source.image_size``.
     """
 
     def add(function: Callable[[Source], DataSplits]) -> Reader:
         reader = cast(Reader, function)
-        reader.defaults, reader.user_data = dict(defaults or {}), user_data
+        reader.defaults = dict(defaults or {})
         reader.resizes = resizes
         return datasets.register(name)(reader)
 

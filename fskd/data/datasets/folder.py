@@ -41,7 +41,7 @@ class FolderImages:
         return open_rgb(self.paths[index])
 
 
-@dataset("folder", user_data=True, resizes=True)
+@dataset("folder", resizes=True)
 def folder(source: Source) -> DataSplits:
     """Images of your own: ``train/<class>/*`` and ``test/<class>/*`` (or ``val/<class>/*``).
 

@@ -18,12 +18,10 @@ class Sampler(ABC):
 
     Class attributes:
         Settings: The settings class.
-        needs: What the pool must hold beside targets: ``embeddings``, ``logits`` (the teacher's).
         balanced: Whether the first k*K examples are k of each of K equally large classes.
     """
 
     Settings: ClassVar[type[SamplerSettings]] = SamplerSettings
-    needs: ClassVar[frozenset[str]] = frozenset()
     balanced: ClassVar[bool] = False
 
     def __init__(self, settings: SamplerSettings | None = None) -> None:

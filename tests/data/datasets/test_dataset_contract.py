@@ -52,7 +52,6 @@ def test_missing_files_are_one_clear_line(name, exists, tmp_path):
 def test_registration_carries_defaults(name):
     reader = datasets.get(name)
     assert isinstance(reader.defaults, dict)
-    assert reader.user_data == (name in ("npz", "folder"))
     assert reader.__doc__
 
 
