@@ -30,6 +30,13 @@ def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
+def to_device(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Moves draws, which are made on the CPU; a GPU does not wait for them."""
+    if device.type == "cuda":
+        return drawn.pin_memory().to(device, non_blocking=True)
+    return drawn.to(device)
+
+
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
     """A NumPy generator for samplers and statistics."""
     return np.random.default_rng(derive(seed, *purpose))

@@ -1,6 +1,7 @@
 """Augmentation of whole batches as tensor operations, on any device."""
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor
 
+from fskd.seeding import to_device
 from fskd.types import ImageSet, Settings
 
 
@@ -33,7 +35,8 @@ def random_crop(images: Tensor, padding: int, rng: torch.Generator) -> Tensor:
     """Zero-pads by ``padding`` pixels and crops each image to its old size at a random place."""
     batch, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    corner = torch.randint(2 * padding + 1, (2, batch), generator=rng).to(images.device)
+    drawn = torch.randint(2 * padding + 1, (2, batch), generator=rng)
+    corner = to_device(drawn, images.device)
     rows = corner[0][:, None] + torch.arange(height, device=images.device)
     columns = corner[1][:, None] + torch.arange(width, device=images.device)
     which = torch.arange(batch, device=images.device)
@@ -44,7 +47,7 @@ def random_crop(images: Tensor, padding: int, rng: torch.Generator) -> Tensor:
 
 def random_flip(images: Tensor, rng: torch.Generator) -> Tensor:
     """Mirrors each image left to right with probability 1/2."""
-    mirror = (torch.rand(len(images), generator=rng) < 0.5).to(images.device)
+    mirror = to_device(torch.rand(len(images), generator=rng) < 0.5, images.device)
     return torch.where(mirror[:, None, None, None], images.flip(3), images)
 
 
@@ -59,7 +62,7 @@ def random_affine(images: Tensor, strength: float, rng: torch.Generator) -> Tens
     moves = torch.stack(
         [cos, -sin * ratio, 0.2 * draw[2], sin / ratio, cos, 0.2 * draw[3]], 1
     ).view(-1, 2, 3)
-    grid = F.affine_grid(moves.to(images.device), list(images.shape), align_corners=False)
+    grid = F.affine_grid(to_device(moves, images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid.to(images.dtype), align_corners=False)
 
 
@@ -67,9 +70,17 @@ def normalise(
     images: UInt8[Tensor, "batch c h w"] | Float[Tensor, "batch c h w"], source: ImageSet
 ) -> Float[Tensor, "batch c h w"]:
     """(x/255 - mean) / std per channel, float32."""
-    mean = torch.tensor(source.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(source.std, device=images.device).view(1, -1, 1, 1)
-    return images.float().mul(1 / (255 * std)).sub_(mean / std)
+    scale, shift = _scale_and_shift(source.mean, source.std, images.device)
+    return images.float().mul(scale).sub_(shift)
+
+
+@lru_cache(maxsize=16)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """1/(255 std) and mean/std, kept on the device."""
+    spread = torch.tensor(std, device=device).view(1, -1, 1, 1)
+    return 1 / (255 * spread), torch.tensor(mean, device=device).view(1, -1, 1, 1) / spread
 
 
 def augment(images: Tensor, settings: AugmentSettings, rng: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fskd.data.augment import AugmentSettings, augment, normalise
 from fskd.errors import SettingError
-from fskd.seeding import derive, torch_generator
+from fskd.seeding import derive, to_device, torch_generator
 from fskd.types import Batch, ImageSet
 
 
@@ -109,7 +109,7 @@ class DeviceLoader:
 
     def batch(self, step: int) -> Batch:
         """Real rows of one step."""
-        index = self.stream(step).to(self.device)
+        index = to_device(self.stream(step), self.device)
         images = self.images[index]
         if self.moves.active:
             images = augment(images, self.moves, torch_generator(self.seed, "augment", step))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fskd.generators.base import Generator, GeneratorSettings, Mixed, generators
 from fskd.generators.pairs import PairRule, draw_shares, pair
+from fskd.seeding import to_device
 
 
 def box_mask(lam: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
@@ -58,8 +59,8 @@ class CutMix(Generator):
         height, width = images.shape[2:]
         lam = draw_shares(n, "beta", "sample", rng, alpha=self.settings.alpha)
         centre = (torch.rand(n, 2, generator=rng) * torch.tensor([height, width])).long()
-        mask = box_mask(lam, centre, height, width).to(images.device)
-        first, partner = (index.to(images.device) for index in pairs)
+        mask = to_device(box_mask(lam, centre, height, width), images.device)
+        first, partner = (to_device(index, images.device) for index in pairs)
         kept = 1 - mask.float().mean((1, 2, 3))
         return Mixed(
             torch.where(mask, images[partner], images[first]),

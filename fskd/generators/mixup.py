@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fskd.generators.base import Generator, GeneratorSettings, Mixed, generators
 from fskd.generators.pairs import PairRule, ShareRule, draw_shares, pair
+from fskd.seeding import to_device
 
 
 def interpolate(
@@ -70,9 +71,9 @@ class Mixup(Generator):
         pairs = pair(targets, n, s.pairs, rng)
         if pairs is None:
             return Mixed(images[:0], targets[:0, None], images.new_zeros(0, 1))
-        first, partner = (index.to(images.device) for index in pairs)
+        first, partner = (to_device(index, images.device) for index in pairs)
         lam = draw_shares(n, s.lam, s.lam_per, rng, s.alpha, s.low, s.high, s.value)
-        lam = lam.to(images.device)
+        lam = to_device(lam, images.device)
         return Mixed(
             interpolate(images, partner, lam, first),
             torch.stack([targets[first], targets[partner]], 1),
