@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def distill(
     data: Any,
     *,
     test_data: Any = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     method: str = "kdplus",
     generator: str | None = "auto",
     fraction: float | None = None,
@@ -44,10 +47,14 @@ def distill(
     Args:
         teacher: A trained network that maps images (rows, C, H, W) to logits (rows, K), a name
             from the catalogue (then it is trained first), or None for the default of the data set.
-        student: A network (trained in place), several for online methods, or a name.
+        student: A network (trained in place and left in eval mode), several for online methods, or
+            a name.
         data: Name of a data set, a pair (images, labels), or a map-style data set of such pairs.
             Images are uint8, or float in [0, 1].
         test_data: The same for testing; a fixed stratified quarter of ``data`` if None.
+        mean: Per-channel mean that is subtracted from images handed over; 0 if None, so that
+            networks see the images as they are, in [0, 1].
+        std: Per-channel standard deviation that they are divided by; 1 if None.
         method: As ``--method``; ``a+b`` composes.
         generator: As ``--generator``; None switches generated points off.
         fraction: Share of the training set, in (0, 1].
@@ -73,6 +80,7 @@ def distill(
         >>> result.n_train, result.steps
         (120, 2)
     """
+    _check_networks(teacher, student)
     layer: dict[str, Any] = {
         "method": method,
         "generator": generator,
@@ -81,12 +89,8 @@ def distill(
     }
     if steps is not None or epochs is not None:
         layer["budget"] = {"steps": steps, "epochs": epochs}
-    splits = None
-    if isinstance(data, str):
-        layer["data"]["name"] = data
-    else:
-        splits = data if isinstance(data, DataSplits) else from_arrays(data, test_data)
-        layer["data"]["name"] = "npz"
+    splits = _own_data(data, test_data, mean, std)
+    layer["data"]["name"] = data if splits is None else "npz"
     if isinstance(teacher, str):
         layer["teacher"] = {"name": teacher}
     modules: Sequence[nn.Module] = ()
@@ -99,6 +103,40 @@ def distill(
     runtime = merge({"device": device, "quiet": quiet}, layer.pop("runtime", {}))
     given = Given(splits, teacher if isinstance(teacher, nn.Module) else None, modules)
     return _run(layer, runtime, given, out)
+
+
+def _check_networks(teacher: object, student: object) -> None:
+    """SettingError for anything that is neither a network nor a name."""
+    if not (teacher is None or isinstance(teacher, nn.Module | str)):
+        raise SettingError("teacher", repr(teacher), "a torch.nn.Module, a name or None")
+    several = list(student) if isinstance(student, list | tuple) else [student]
+    for one in several:
+        if not isinstance(one, nn.Module) and not (isinstance(one, str) and one is student):
+            raise SettingError("student", repr(one), "a torch.nn.Module, several, or a name")
+    if not several or len({id(one) for one in several}) < len(several):
+        raise SettingError("student", f"{len(several)} networks", "at least one, each of them once")
+    if any(one is teacher for one in several if isinstance(one, nn.Module)):
+        raise SettingError("student", "the teacher itself", "a network of its own")
+
+
+def _own_data(
+    data: Any, test_data: Any, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> DataSplits | None:
+    """Images handed over, with the normalisation asked for; None for a data set by name."""
+    if isinstance(data, str | DataSplits):
+        for name, value in (("test_data", test_data), ("mean", mean), ("std", std)):
+            if value is not None:
+                raise SettingError(name, "given", "None for a data set that has its own")
+        return data if isinstance(data, DataSplits) else None
+    splits = from_arrays(data, test_data)
+    channels = splits.train.size[0]
+    scale = {"mean": mean or (0.0,) * channels, "std": std or (1.0,) * channels}
+    for name, values in scale.items():
+        if len(values) != channels or (name == "std" and min(values) <= 0):
+            sign = "positive " if name == "std" else ""
+            raise SettingError(name, list(values), f"{channels} {sign}numbers, one per channel")
+    shift, spread = (tuple(map(float, scale[name])) for name in ("mean", "std"))
+    return DataSplits(*(replace(part, mean=shift, std=spread) for part in splits))
 
 
 def _run(
@@ -120,6 +158,7 @@ def _run(
             # A finished run is not repeated; the networks still get what it learned.
             name = "student" if i == 0 else f"peer{i}"
             load_weights(net, RunDir(Path(result.path)).path / f"{name}.safetensors", "student")
+            net.eval()
     if out is None:
         return Result.from_json(result.to_json())
     return result

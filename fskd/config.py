@@ -209,7 +209,11 @@ class RunConfig(Settings):
 
 
 class Runtime(Settings):
-    """How a run is carried out; nothing here changes results beyond rounding."""
+    """How a run is carried out; not in the key, since it should not change results.
+
+    Beyond rounding, several processes change what BatchNorm and losses over a batch see: each
+    process normalises and relates its own rows. Results record processes and precision.
+    """
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     devices: int = Field(1, ge=1, description="Processes (one per device).")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from fskd.config import RunConfig
+from fskd.errors import SettingError
 from fskd.resolve import Raw, layered, merge, nested, read_yaml, resolve, validate
 from fskd.types import Settings
 
@@ -34,6 +35,9 @@ class Protocol(Settings):
 
     def expand(self, overrides: Mapping[str, Any] | None = None) -> tuple[RunConfig, ...]:
         """Every run, the last axis varying fastest; ``overrides`` win over base and axes."""
+        named = {"student"} & set(overrides or {}) or "name" in (overrides or {}).get("teacher", {})
+        if self.chain and named:
+            raise SettingError("student or teacher", "given", "none: the chain names all networks")
         configs = []
         for point in itertools.product(*self.axes.values()):
             layer: Raw = dict(self.base)

@@ -43,8 +43,13 @@ _NAMED = {"method", "generator", "sampler"}
 _EXCLUSIVE = ({"fraction", "shots", "n"}, {"steps", "epochs"})
 
 
-def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Raw:
-    """Deep merge; see ``_NAMED`` and ``_EXCLUSIVE``.
+def merge(weak: Mapping[str, Any], strong: Mapping[str, Any], top: bool = True) -> Raw:
+    """Deep merge; see ``_NAMED`` and ``_EXCLUSIVE``. A name alone stands for ``{name: ...}``.
+
+    Args:
+        weak: What holds unless ``strong`` says otherwise.
+        strong: What wins.
+        top: Whether these are whole layers rather than a section of them.
 
     Example:
         >>> merge({"a": {"steps": 5, "x": 1}}, {"a": {"epochs": 2}})
@@ -56,13 +61,13 @@ def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Raw:
             merged = {k: v for k, v in merged.items() if k not in rivals}
     for name, value in strong.items():
         old = merged.get(name)
-        if name in {*_NAMED, "teacher"}:
+        if name in {*_NAMED, "teacher"} or (top and name == "data"):
             old, value = ({"name": x} if isinstance(x, str) else x for x in (old, value))
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             renamed = (
                 name in _NAMED and "name" in old and value.get("name") not in (None, old["name"])
             )
-            merged[name] = dict(value) if renamed else merge(old, value)
+            merged[name] = dict(value) if renamed else merge(old, value, False)
         else:
             merged[name] = value
     return merged
@@ -104,6 +109,8 @@ def parse_yaml(text: str, where: str) -> Any:
             if isinstance(event, yaml.AliasEvent):
                 raise FskdError(f"{where}: YAML aliases (*{event.anchor}) are not accepted")
         return yaml.safe_load(text)
+    except RecursionError:
+        raise FskdError(f"{where}: nested too deeply") from None
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise FskdError(f"{where}: not valid YAML ({problem})") from None
@@ -234,10 +241,14 @@ def _build(raw: Raw) -> RunConfig:
         "data": data,
         "method": method,
         "generator": _generator(raw.get("generator"), method, "generator"),
-        "teacher": _teacher(teacher, "teacher") if needs_teacher(method) else None,
+        "teacher": None if teacher is None else _teacher(teacher, "teacher"),
     }
     _check_students(config, method)
-    return validate(RunConfig, config)
+    if needs_teacher(method) and teacher is None:
+        raise SettingError("teacher", None, f"a teacher, since {method.name} needs one")
+    resolved = validate(RunConfig, config)
+    # Checked in any case, but a run without teacher does not depend on it.
+    return resolved if needs_teacher(method) else resolved.model_copy(update={"teacher": None})
 
 
 def _generator(raw: object, method: Component, section: str) -> Component | None:
@@ -285,6 +296,8 @@ def students_needed(method: Component) -> int:
 
 def _check_students(config: Raw, method: Component) -> None:
     peers, needed = config.get("peers") or (), students_needed(method)
+    if not isinstance(peers, list | tuple):
+        raise SettingError("peers", repr(peers), "a list of networks' names")
     if peers and len(peers) != needed - 1:
         accepted = f"{needed - 1} names ({method.name} trains {needed} student networks)"
         raise SettingError("peers", list(peers), accepted)

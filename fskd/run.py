@@ -35,6 +35,7 @@ EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
 UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+STOPPED = "stopped; the same command goes on from the last saved state, if there is one"
 DATA, NETS, TRAIN, RUN = "Data", "Networks", "Training", "Running"
 
 
@@ -171,19 +172,22 @@ def _execute(
     runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
     protocol = Protocol(name="run") if file is None else read_protocol(file)
     names = str(options["method"]).split(",") if options["method"] else [None]
-    configs = [
-        config for point in _points(layer, names, seeds) for config in protocol.expand(point)
-    ]
+    points = list(_points(layer, names, seeds))
+    found = [config for point in points for config in protocol.expand(point)]
+    configs = list({config.key(): config for config in found}.values())
 
     from fskd.results.tables import show
-    from fskd.train.prepare import prepare
+    from fskd.train.prepare import choose_subset, load_data, prepare
     from fskd.train.runner import run
     from fskd.train.screen import make_screen
     from fskd.train.session import Session
 
-    session = Session(runtime, make_screen(runtime.quiet))
+    # Every mistake shows before any work starts.
     for config in _one_of_each(configs):
-        prepare(config, session.out)  # every mistake shows before any work starts
+        prepare(config, Path(runtime.out))
+    for config in configs:
+        choose_subset(config, load_data(config))
+    session = Session(runtime, make_screen(runtime.quiet))
     results = [run(config, session, force=force) for config in configs]
     if session.main:
         show(results, make_console())
@@ -239,7 +243,7 @@ def make_console() -> Console:
 
 def whole(option: str, text: str, least: int) -> int:
     """The whole number that an option was given; SettingError if it is none or too small."""
-    if not text.lstrip("-").isdecimal() or int(text) < least:
+    if not text.isdecimal() or int(text) < least:
         raise SettingError(option, f"'{text}'", f"a whole number of at least {least}")
     return int(text)
 
@@ -298,6 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     try:
         code = typer.main.get_command(app).main(given, "python -m fskd.run", standalone_mode=False)
+        if code == 130:
+            return _fail(STOPPED, 130, False)
         return code if isinstance(code, int) else 0
     except UsageError as error:
         return _fail(error.format_message(), 2, debug)
@@ -311,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = "this is a fault of fskd or of a network of yours; --debug shows where"
         return _fail(f"{type(error).__name__}: {error} ({where})", 1, debug)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; the same command goes on from the last saved state", 130, False)
+        return _fail(STOPPED, 130, False)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -202,3 +202,46 @@ def test_given_networks_keep_what_is_theirs() -> None:
 
 def test_bfloat16_networks_can_be_hashed() -> None:
     assert weights_hash(small_net().bfloat16()) != weights_hash(small_net().bfloat16())
+
+
+def test_networks_see_the_images_as_they_are() -> None:
+    """What is measured is what the returned student gives on the same images."""
+    pairs = Pairs(80)
+    teacher, student = small_net(), small_net()
+    splits = (pairs.images[:60], torch.arange(60) % 4), (pairs.images[60:], torch.arange(20) % 4)
+    result = fskd.distill(teacher, student, splits[0], test_data=splits[1], steps=20)
+    assert not student.training
+    shown = (pairs.images[60:] * 255).round() / 255
+    right = (student(shown).argmax(1) == splits[1][1]).float().mean()
+    assert right.item() == pytest.approx(result.top1)
+    normalised = fskd.distill(
+        teacher, small_net(), splits[0], test_data=splits[1], steps=1, mean=[0.5] * 3, std=[0.2] * 3
+    )
+    assert normalised.key != result.key
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"teacher": 5}, "teacher"),
+        ({"student": None}, "student"),
+        ({"student": []}, "student"),
+        ({"student": nn.Linear}, "student"),
+        ({"student": nn.Flatten()}, "parameters"),
+        ({"mean": [0.5]}, "3 numbers"),
+        ({"std": [0.0] * 3}, "positive"),
+        ({"data": "digits", "test_data": Pairs(8)}, "test_data"),
+    ],
+)
+def test_wrong_kinds_of_arguments(change: dict[str, Any], word: str) -> None:
+    arguments = {"teacher": small_net(), "student": small_net(), "data": Pairs(40), "steps": 2}
+    with pytest.raises(FskdError, match=word):
+        fskd.distill(**(arguments | change))
+
+
+def test_the_same_network_twice() -> None:
+    net = small_net()
+    with pytest.raises(FskdError, match="the teacher itself"):
+        fskd.distill(net, net, Pairs(40), steps=2)
+    with pytest.raises(FskdError, match="each of them once"):
+        fskd.distill(None, [net, net], Pairs(40), method="dml", steps=2)

@@ -109,7 +109,7 @@ def test_every_arm_is_checked_before_work(command: Command, tmp_path: Path) -> N
     code, _, said = command(str(file), folder=tmp_path / "runs")
     assert code == 2
     assert "nosuch" in said
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_protocol_file(command: Command, tmp_path: Path) -> None:
@@ -277,6 +277,56 @@ def test_divergence_says_where(command: Command, tmp_path: Path) -> None:
     assert "'ce'" in said
     assert "last good state" in said or "no state was saved" in said
     assert not list(tmp_path.glob("*/result.json"))
+
+
+def test_diverged_last_update_is_no_result(command: Command, tmp_path: Path) -> None:
+    options = ["--method", "ce", "--n", "20", "--steps", "1", "--set", "optim.lr=1e30"]
+    code, _, said = command(*options, folder=tmp_path)
+    assert code == 1
+    assert "infinite or NaN" in said
+    assert not list(tmp_path.glob("*/result.json"))
+
+
+def test_edited_network_is_another_run(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keys = []
+    for width in (4, 8):
+        (tmp_path / "own_net.py").write_text(
+            "from torch import nn\n\ndef net(num_classes):\n    return nn.Sequential("
+            f"nn.Conv2d(1, {width}, 8), nn.Flatten(), nn.Linear({width}, num_classes))\n"
+        )
+        options = ["--student", "own_net:net", "--method", "ce", "--steps", "1", "--quiet"]
+        assert command(*options, folder=tmp_path / "runs")[0] == 0
+        keys = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert len(keys) == 2
+
+
+def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fskd.train.prepare.prepare", stop)
+    code, _, said = command("--quiet")
+    assert code == 130
+    assert said.startswith("error: stopped") or said.startswith("stopped")
+
+
+def test_equal_runs_count_once(command: Command, tiny_options: list[str]) -> None:
+    _, table, _ = command(*tiny_options, "--method", "kd,kd")
+    assert "paired difference" not in table
+
+
+def test_damaged_teacher_says_what_to_delete(
+    command: Command, tiny_options: list[str], tmp_path: Path
+) -> None:
+    assert command(*tiny_options, "--quiet", folder=tmp_path)[0] == 0
+    (weights,) = tmp_path.glob("*cnn_small*/student.safetensors")
+    weights.write_bytes(weights.read_bytes()[:50])
+    code, _, said = command(*tiny_options, "--seed", "3", folder=tmp_path)
+    assert code == 2
+    assert f"delete {weights.parent}" in said
 
 
 def test_debug_shows_the_traceback(command: Command) -> None:

@@ -30,6 +30,13 @@ def test_stronger_layers_win() -> None:
     assert config.data.split_seed == 2
 
 
+def test_a_name_alone_keeps_the_rest_of_its_section() -> None:
+    config = resolve({"data": "fashion_mnist"}, {"data": {"fraction": 0.5}}, {"teacher": "vgg8"})
+    assert (config.data.name, config.data.fraction) == ("fashion_mnist", 0.5)
+    assert config.teacher is not None
+    assert (config.teacher.name, config.teacher.budget.epochs) == ("vgg8", 6)
+
+
 def test_dataset_defaults_lie_between() -> None:
     assert resolve({"data": {"name": "cifar100"}}).student == "resnet20"
     assert resolve({"data": {"name": "cifar100"}, "student": "vgg8"}).student == "vgg8"
@@ -146,6 +153,9 @@ def test_key_with_checkpoint_is_its_hash(tmp_path: Path) -> None:
         ({"seed": -1}, ["seed", "-1"]),
         ({"teacher": {"data": "half"}}, ["teacher.data", "'half'", "'full' or 'subset'"]),
         ({"teacher": {"method": "kd"}}, ["teacher.teacher", "kd needs one"]),
+        ({"method": "ce", "teacher": {"nme": 1}}, ["teacher.nme", "'name' (nearest)"]),
+        ({"method": "kd", "teacher": None}, ["teacher", "kd needs one"]),
+        ({"peers": 5}, ["peers", "5"]),
         ({"methd": "kd"}, ["methd", "'method' (nearest)"]),
         ({"peers": ["vgg8"]}, ["peers", "trains 1 student"]),
     ],
@@ -215,6 +225,13 @@ def test_chain_makes_each_student_the_next_teacher() -> None:
     # The assistant learns from the student's data, the teacher from all.
     assert [c.data.fraction for c in (config, assistant, teacher)] == [0.5, 0.5, None]
     assert len({config.seed, assistant.seed, teacher.seed}) == 3
+
+
+def test_chain_names_all_networks() -> None:
+    protocol = Protocol(name="chain", base={"method": "kd"}, chain=("cnn_small", "cnn_tiny"))
+    for change in ({"student": "vgg8"}, {"teacher": {"name": "vgg8"}}):
+        with pytest.raises(FskdError, match="chain names all"):
+            protocol.expand(change)
 
 
 def test_teacher_run_does_not_depend_on_the_student() -> None:

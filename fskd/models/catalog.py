@@ -131,6 +131,8 @@ def _from_function(module: str, name: str, num_classes: int, in_channels: int) -
     setting = f"'{module}:{name}'"
     try:
         function = getattr(importlib.import_module(module), name)
+        if not callable(function):
+            raise TypeError(f"{name} cannot be called")
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         accepted = "package.module:function that can be imported"
         raise SettingError("model", f"{setting} ({_first_line(error)})", accepted) from error

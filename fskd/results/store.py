@@ -35,7 +35,7 @@ class Result:
         nll: Mean negative log-likelihood.
         ece: Expected calibration error, 15 bins.
         val_top1: Accuracy on the validation part; None if none was carved.
-        train_top1: Accuracy on the training subset, without augmentation.
+        train_top1: Accuracy on the (first 4,096) training examples, without augmentation.
         teacher: Name, top1, n_train and key of the teacher; None without one.
         agreement: Share of test images on which student and teacher predict the same class.
         tv_train: Mean total variation between student and teacher on the training points.
@@ -51,6 +51,8 @@ class Result:
         seconds: Wall-clock time of each part.
         versions: Of Python, fskd and the libraries that matter.
         device: Where it ran.
+        processes: How many processes shared a batch; with BatchNorm each normalises its own rows.
+        precision: Of the arithmetic.
         path: The run directory.
     """
 
@@ -82,6 +84,8 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
+    processes: int = 1
+    precision: str = "32-true"
     path: str = ""
     format: int = FORMAT
 
@@ -96,7 +100,12 @@ class Result:
 
     def to_json(self) -> str:
         """Readable JSON, without the path (a run directory may be moved)."""
-        return json.dumps({k: v for k, v in asdict(self).items() if k != "path"}, indent=2) + "\n"
+        return (
+            json.dumps(
+                {k: v for k, v in asdict(self).items() if k != "path"}, indent=2, allow_nan=False
+            )
+            + "\n"
+        )
 
     @property
     def method(self) -> str:
@@ -179,7 +188,7 @@ class RunDir:
             return Result.from_json(self.result.read_text(encoding="utf-8"), str(self.path))
         except (ValueError, TypeError, OSError) as error:
             raise FskdError(
-                f"{self.result}: not a result file ({error}); --force runs anew"
+                f"{self.result}: not a result file ({error}); delete {self.path} to make it anew"
             ) from None
 
     def clear(self) -> None:
@@ -212,7 +221,7 @@ class MetricsLog:
 
 
 def _kept_lines(path: Path, step: int) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 yield line + "\n"

@@ -79,7 +79,8 @@ def _show_one(result: Result, console: Console) -> None:
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style))  # Text, because a name may look like markup
+    # Text, because a name may look like markup; not wrapped, because paths are copied.
+    console.print(Text(text, style), soft_wrap=True)
 
 
 def _show_many(results: Sequence[Result], console: Console) -> None:
@@ -91,11 +92,14 @@ def _show_many(results: Sequence[Result], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in varying:
         table.add_column(column, overflow="fold")
-    numbers = ("seeds", "top-1 %", "std", "NLL", "ECE", "agree %", "updates", "rows", "queries")
+    numbers = ["seeds", "top-1 %", "std", "NLL", "ECE", "agree %", "updates", "rows", "queries"]
+    if console.width < 100:  # the rest is in the files
+        numbers = ["seeds", "top-1 %", "std", "updates"]
     for column in numbers:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for arm in groups:
-        table.add_row(*(Text(getattr(arm, c)) for c in varying), *_numbers(arm.runs))
+        values = _numbers(arm.runs)
+        table.add_row(*(Text(getattr(arm, c)) for c in varying), *(values[c] for c in numbers))
     console.print(table, highlight=False)
     for teacher in dict.fromkeys(_teacher(r) for r in results if r.teacher):
         _print(console, f"teacher: {teacher}")
@@ -107,20 +111,20 @@ def _show_many(results: Sequence[Result], console: Console) -> None:
     _print(console, f"files: {', '.join(sorted(folders))}")
 
 
-def _numbers(runs: Sequence[Result]) -> list[str]:
+def _numbers(runs: Sequence[Result]) -> dict[str, str]:
     top1 = spread([100 * r.top1 for r in runs])
     agree = [100 * r.agreement for r in runs if r.agreement is not None]
-    return [
-        str(top1.n),
-        f"{top1.mean:.2f}",
-        f"{top1.std:.2f}" if top1.n > 1 else "-",
-        f"{spread([r.nll for r in runs]).mean:.3f}",
-        f"{spread([r.ece for r in runs]).mean:.3f}",
-        f"{spread(agree).mean:.2f}" if agree else "-",
-        _common([r.steps for r in runs]),
-        _common([r.student_rows for r in runs]),
-        _common([r.teacher_queries for r in runs]),
-    ]
+    return {
+        "seeds": str(top1.n),
+        "top-1 %": f"{top1.mean:.2f}",
+        "std": f"{top1.std:.2f}" if top1.n > 1 else "-",
+        "NLL": f"{spread([r.nll for r in runs]).mean:.3f}",
+        "ECE": f"{spread([r.ece for r in runs]).mean:.3f}",
+        "agree %": f"{spread(agree).mean:.2f}" if agree else "-",
+        "updates": _common([r.steps for r in runs]),
+        "rows": _common([r.student_rows for r in runs]),
+        "queries": _common([r.teacher_queries for r in runs]),
+    }
 
 
 def _common(values: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fskd.errors import TrainingError
 from fskd.models.teacher import Teacher
 from fskd.train.evaluate import agreement, path_variation, predict, scores, total_variation
 from fskd.train.loop import phase_steps
@@ -36,6 +37,8 @@ def measure(
     data, subset, student = job.data, job.subset, job.students[0]
     points = subset.train[:TRAIN_POINTS]
     logits = predict(student, data.test, device)
+    if not logits.isfinite().all():
+        raise TrainingError("the last update made the student's outputs infinite or NaN")
     on_train = predict(student, data.train, device, points)
     found: dict[str, Any] = {
         **scores(logits, data.test.targets),

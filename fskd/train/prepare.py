@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from fskd.generators.base import Generator, generators
 from fskd.methods.base import Method, methods
 from fskd.methods.compose import build as build_method
 from fskd.methods.compose import merge_reads, phases_of
+from fskd.models.catalog import LIBRARIES
 from fskd.models.catalog import build as build_network
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
@@ -89,6 +91,25 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def code_hashes(names: Sequence[str]) -> dict[str, str]:
+    """sha256 of the module files of networks named ``package.module:function``."""
+    hashes = {}
+    for name in names:
+        module, colon, _ = name.partition(":")
+        if colon and module not in LIBRARIES:
+            spec = find_spec(module) if _importable(module) else None
+            if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
+                hashes[f"code {module}"] = file_hash(Path(spec.origin), "student")
+    return hashes
+
+
+def _importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def file_hash(path: Path, setting: str) -> str:
     """sha256 of a file's bytes."""
     try:
@@ -118,6 +139,10 @@ def pin(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
         teacher, level = teacher.teacher, level + ".teacher"
     for i, student in enumerate(given.students):
         hashes[f"student{i}"] = weights_hash(student)
+    if not given.students:
+        hashes |= code_hashes([config.student, *config.peers])
+    if config.teacher is not None:
+        hashes |= code_hashes([config.teacher.name])
     return config.model_copy(update={"inputs_sha256": hashes})
 
 
@@ -154,12 +179,15 @@ def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
     """SettingError unless the network takes the images and has one output per class."""
     training = net.training
     net.eval()
-    probe = torch.zeros(2, *data.train.size, device=next(net.parameters()).device)
+    first = next(net.parameters(), None)
+    if first is None:
+        raise SettingError(setting, type(net.net).__name__, "a network with parameters")
+    probe = torch.zeros(2, *data.train.size, device=first.device, dtype=first.dtype)
     try:
         with torch.no_grad():
             shape = tuple(net(probe).logits.shape)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # somebody else's network may fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         size = "x".join(map(str, data.train.size))
         name = type(net.net).__name__
         raise SettingError(

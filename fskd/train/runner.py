@@ -14,6 +14,7 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 
 from fskd.config import RunConfig
+from fskd.errors import FskdError, SettingError
 from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
@@ -113,7 +114,11 @@ def make_teacher(
         about |= {"name": config.name, "checkpoint": config.checkpoint}
     else:
         made = run(job.config.teacher_run(), session, Given(data=given.data), role="teacher")
-        load_weights(job.teacher.net, RunDir(Path(made.path)).student, "teacher")
+        folder = RunDir(Path(made.path))
+        try:
+            load_weights(job.teacher.net, folder.student, "teacher")
+        except SettingError as error:
+            raise FskdError(f"{error}; delete {folder.path} to train the teacher anew") from None
         about = {"name": config.name, "key": made.key, "n_train": made.n_train}
         about["run"] = Path(made.path).name
     return Teacher(job.teacher, session.device), about
@@ -141,6 +146,8 @@ def _write(
         final_loss=counts.last,
         seconds={name: round(value, 2) for name, value in seconds.items()},
         device=str(session.device),
+        processes=session.fabric.world_size,
+        precision=session.runtime.precision,
         path=str(folder.path),
         **found,
     )

@@ -12,6 +12,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 class Screen:
@@ -92,11 +93,13 @@ class BarScreen(Screen):
         """Opens a bar."""
         self._speed = _Speed(done)
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed}/{task.total} {task.fields[info]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=12),
+            TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[info]}", table_column=Column(no_wrap=True, ratio=1)),
             console=self.console,
+            expand=True,
         )
         self._task = self._bar.add_task(title, total=steps, completed=done, info="")
         self._bar.start()
@@ -105,7 +108,7 @@ class BarScreen(Screen):
         """Moves the bar."""
         if self._bar is not None:
             speed = f"{self._speed(record['step'], rows):.0f} images/s"
-            info = f"{record['phase']} {_losses(record)} {speed}"
+            info = f"{speed} {record['phase']} {_losses(record)}"
             self._bar.update(self._task, completed=record["step"], info=info)
 
     def end(self) -> None:

@@ -92,8 +92,8 @@ def _reporter(
     if session.main:
         dumped = {"key": config.key(), **config.model_dump(mode="json")}
         write_text(job.folder.path / "config.yaml", yaml.safe_dump(dumped, sort_keys=False))
-    data = f"{len(job.subset.train)} {config.data.name} images, seed {config.seed}"
-    title = f"{role} {config.student} ({config.method.name}, {data})"
+    n = f"n={len(job.subset.train)}"
+    title = f"{role} {config.student} {config.method.name} {n} seed {config.seed}"
     session.screen.begin(title, job.steps, counts.step)
 
     def report(record: dict[str, Any]) -> None:

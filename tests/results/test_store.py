@@ -42,7 +42,8 @@ FULL = NEEDED | {
     "top5": 0.5, "val_top1": 0.25, "teacher": {"name": "t", "top1": 0.9, "n_train": None},
     "agreement": 0.75, "tv_train": 0.1, "tv_test": 0.2, "tv_paths": 0.3, "phases": {"main": 100},
     "final_loss": {"ce": 0.1, "kd": 0.2}, "peers_top1": [0.1, 0.2], "seconds": {"train": 1.5},
-    "versions": {"python": "3.11"}, "device": "cuda:0",
+    "versions": {"python": "3.11"}, "device": "cuda:0", "processes": 2,
+    "precision": "bf16-mixed",
 }  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def test_damaged_result(tmp_path: Path, content: bytes) -> None:
     """One line that names the file and the way out."""
     folder = RunDir(tmp_path)
     folder.result.write_bytes(content)
-    with pytest.raises(FskdError, match=r"result\.json: not a result file .*--force") as caught:
+    with pytest.raises(FskdError, match=r"result\.json: not a result file .*delete") as caught:
         folder.load()
     assert "\n" not in str(caught.value)
 
