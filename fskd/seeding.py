@@ -30,6 +30,17 @@ def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seeds the global generators that dropout and the like draw from on a device.
+
+    Unlike ``torch.manual_seed`` it leaves devices that are not used alone, for which torch would
+    keep a stack trace at every call.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def to_device(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Moves draws, which are made on the CPU; a GPU does not wait for them."""
     if device.type == "cuda":

@@ -67,7 +67,8 @@ class Teacher:
         """
         if not read:
             return Outputs()
-        self.net.train(train_mode)
+        if self.net.training != train_mode:
+            self.net.train(train_mode)
         with torch.set_grad_enabled(with_grad):
             if self._cache is None or read != LOGITS or with_grad:
                 self.queries += len(batch.inputs)

@@ -12,7 +12,7 @@ from fskd.errors import TrainingError
 from fskd.methods.base import Losses, Phase, Reads
 from fskd.models.taps import LOGITS
 from fskd.models.teacher import Teacher
-from fskd.seeding import derive, torch_generator
+from fskd.seeding import derive, seed_global, torch_generator
 from fskd.train.batches import BatchMaker
 from fskd.train.optim import build_optimizers, lr_factor, set_lr
 from fskd.train.task import DistillTask
@@ -88,8 +88,7 @@ def _run_phase(
         if step == 0 or progress.epoch != batches.epoch(step - 1):
             batches.on_epoch(_epoch_context(progress, training))
         batch = batches.batch(progress, reads)
-        # Only dropout and the like draw from the global generator.
-        torch.manual_seed(derive(seed, "dropout", step, fabric.global_rank))
+        seed_global(derive(seed, "dropout", step, fabric.global_rank), fabric.device)
         known = _ask(teacher, batch, reads, fabric)
         losses = wrapped(batch, known, progress, reads.student)
         loss = total_loss(losses, method.weights(progress), method.unit_terms)

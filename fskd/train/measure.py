@@ -13,7 +13,7 @@ from fskd.train.evaluate import agreement, path_variation, predict, scores, tota
 from fskd.train.loop import phase_steps
 from fskd.train.prepare import Job
 
-_PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "torchmetrics", "scikit-learn")
+_PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
 TRAIN_POINTS = 4096
 
