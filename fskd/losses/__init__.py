@@ -1,5 +1,6 @@
 """Losses usable alone, in any training loop."""
 
+from fskd.losses.fused import kd_loss, kd_loss_and_grad, teacher_logsumexp
 from fskd.losses.targets import (
     cross_entropy,
     kl_divergence,
@@ -7,11 +8,16 @@ from fskd.losses.targets import (
     mixed_cross_entropy,
     soft_cross_entropy,
 )
+from fskd.losses.terms import kd_terms
 
 __all__ = [
     "cross_entropy",
+    "kd_loss",
+    "kd_loss_and_grad",
+    "kd_terms",
     "kl_divergence",
     "logits_mse",
     "mixed_cross_entropy",
     "soft_cross_entropy",
+    "teacher_logsumexp",
 ]

@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
-from fskd.losses.targets import cross_entropy, kl_divergence
+from fskd.losses.targets import cross_entropy
+from fskd.losses.terms import kd_terms
 from fskd.registry import Registry
 from fskd.types import Batch, EpochContext, Outputs, Progress, Settings, Shapes
 
@@ -186,10 +187,9 @@ def task_reads(
 
 def task_terms(settings: TaskSettings, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
     """``ce`` and, with a positive ``kd_weight``, the teacher's terms."""
-    terms = label_terms(student, batch)
     if settings.kd_weight > 0:
-        terms |= teacher_terms(student, teacher, batch, settings.temperature)
-    return terms
+        return logit_terms(student, teacher, batch, settings.temperature)
+    return label_terms(student, batch)
 
 
 def task_weights(settings: TaskSettings) -> dict[str, float]:
@@ -207,12 +207,9 @@ def label_terms(student: Outputs, batch: Batch) -> Losses:
     return {"ce": cross_entropy(student.logits[: batch.n_real], batch.targets)}
 
 
-def teacher_terms(student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
-    """The shared terms ``kd`` on the real rows and ``generated`` on the generated ones."""
-    real, base = slice(0, batch.n_real), slice(batch.n_real, batch.n_base)
-    terms = {}
-    if batch.n_real:
-        terms["kd"] = kl_divergence(student.logits[real], teacher.logits[real], temperature)
-    if batch.n_generated:
-        terms["generated"] = kl_divergence(student.logits[base], teacher.logits[base], temperature)
-    return terms
+def logit_terms(student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
+    """The shared terms: ``ce`` and ``kd`` on the real rows, ``generated`` on the generated ones."""
+    base = slice(batch.n_base)
+    found = kd_terms(student.logits[base], teacher.logits[base], batch.targets, temperature)
+    rows = {"ce": batch.n_real, "kd": batch.n_real, "generated": batch.n_generated}
+    return {name: term for name, term in found._asdict().items() if rows[name]}

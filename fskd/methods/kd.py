@@ -8,9 +8,8 @@ from fskd.methods.base import (
     MethodSettings,
     Phase,
     Reads,
-    label_terms,
+    logit_terms,
     methods,
-    teacher_terms,
 )
 from fskd.types import Batch, Outputs, Progress
 
@@ -51,9 +50,7 @@ class KD(Method):
         batch: Batch,
         progress: Progress,
     ) -> Losses:
-        return label_terms(students[0], batch) | teacher_terms(
-            students[0], teacher, batch, self.settings.temperature
-        )
+        return logit_terms(students[0], teacher, batch, self.settings.temperature)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         weight = self.settings.kd_weight

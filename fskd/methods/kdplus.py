@@ -10,9 +10,8 @@ from fskd.methods.base import (
     MethodSettings,
     Phase,
     Reads,
-    label_terms,
+    logit_terms,
     methods,
-    teacher_terms,
 )
 from fskd.types import Batch, Outputs, Progress
 
@@ -57,10 +56,7 @@ class KDPlus(Method):
         batch: Batch,
         progress: Progress,
     ) -> Losses:
-        student = students[0]
-        return label_terms(student, batch) | teacher_terms(
-            student, teacher, batch, self.settings.temperature
-        )
+        return logit_terms(students[0], teacher, batch, self.settings.temperature)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         settings = self.settings

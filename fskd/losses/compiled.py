@@ -1,0 +1,167 @@
+"""The fused objective as one function compiled by torch's Inductor, one variant per shape.
+
+The compiled code is called without the guards of ``torch.compile``, which on small logits cost more
+than the arithmetic; the key of a variant holds everything that they would check.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fskd.losses.kernels import Rows
+
+Variant = Callable[..., Tensor]
+
+MAX_VARIANTS = 32  # a loop whose shape keeps changing goes on eagerly
+ALIGNED = 16  # bytes; generated code may assume it on GPUs
+
+_variants: dict[tuple[Any, ...], Variant | None] = {}
+_lock = threading.Lock()
+_log = logging.getLogger("fskd")
+
+
+def covers(rows: Rows, smoothing: float) -> bool:
+    """Whether there is, or can be, a variant for these rows."""
+    if (
+        rows.teacher is None
+        or rows.each is not None
+        or rows.teacher_lse is not None
+        or smoothing > 0
+        or (rows.targets is not None and rows.targets.is_floating_point())
+    ):
+        return False
+    tensors = [x for x in (rows.student, rows.teacher, rows.grad) if x is not None]
+    if not all(x.is_contiguous() and x.data_ptr() % ALIGNED == 0 for x in tensors):
+        return False
+    return len(_variants) < MAX_VARIANTS or any(rows.student.shape == key[1] for key in _variants)
+
+
+def run(rows: Rows, temperature: float) -> Tensor | None:
+    """As ``kernels.run`` for rows that are covered; None if no compiler works here."""
+    key = _key(rows, temperature)
+    if key not in _variants:
+        with _lock:
+            if key not in _variants:
+                _variants[key] = _compile(rows, temperature)
+    variant = _variants[key]
+    if variant is None:
+        return None
+    return variant(*_arguments(rows))
+
+
+def usual(
+    label: Tensor, soft: Tensor, temperature: float, student: Tensor, teacher: Tensor,
+    targets: Tensor,
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+    """Loss and gradient of real rows with labels, with as few calls as possible.
+
+    Args:
+        label: As in ``Rows``, and so are the others.
+        soft: See there.
+        temperature: T.
+        student: See there.
+        teacher: See there.
+        targets: Classes (n,).
+
+    Returns:
+        None if there is no variant.
+    """
+    if not (student.is_contiguous() and teacher.is_contiguous()):
+        return None
+    grad, column = torch.empty_like(student), targets.unsqueeze(1)
+    rows = Rows(student, teacher, column, label, soft, grad)
+    loss = run(rows, temperature) if covers(rows, 0.0) else None
+    return None if loss is None else (loss, grad)
+
+
+def _key(rows: Rows, temperature: float) -> tuple[Any, ...]:
+    student, teacher = rows.student, cast(Tensor, rows.teacher)
+    return (
+        temperature,
+        student.shape,
+        student.dtype,
+        teacher.dtype,
+        student.device,
+        rows.targets is None,
+        rows.grad is None,
+        torch.get_num_threads(),
+    )
+
+
+def _arguments(rows: Rows) -> list[Tensor]:
+    """What a variant is called with."""
+    tensors = [rows.student, rows.teacher, rows.soft]
+    if rows.targets is not None:
+        # Taken outside, where a label out of range is an error and not a crash.
+        tensors += [rows.targets, rows.student.gather(1, rows.targets), rows.label]
+    return [x for x in (*tensors, rows.grad) if x is not None]
+
+
+def _compile(rows: Rows, temperature: float) -> Variant | None:
+    """A new variant; None, with a line in the log, if there is no working compiler."""
+    arguments = _arguments(rows)
+    labelled, wanted = rows.targets is not None, rows.grad is not None
+
+    def objective(*tensors: Tensor) -> Tensor:
+        return _objective(tensors, temperature, labelled, wanted)
+
+    device = rows.student.device.type
+    try:
+        from torch._inductor import standalone_compile
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            graph = make_fx(objective, tracing_mode="fake")(*arguments)
+            made = standalone_compile(graph, list(arguments), dynamic_shapes="from_example_inputs")
+            first = made(*arguments)
+    except Exception as error:  # no C++ compiler, no Triton, another torch: many kinds of failure
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        _log.warning("kd_loss is not compiled (%s); the eager path goes on", reason)
+        return None
+    if isinstance(first, Tensor):
+        return cast(Variant, made)
+    return lambda *tensors: made(*tensors)[0]
+
+
+def _objective(
+    tensors: tuple[Tensor, ...], temperature: float, labelled: bool, wanted: bool
+) -> Tensor:
+    """The rows' loss and, in the last tensor, its gradient; the formulas are in ``kernels``."""
+    student, teacher, soft, *rest = tensors
+    exact = torch.promote_types(student.dtype, torch.float32)
+    top = student.amax(1, keepdim=True).to(exact)
+    u = student.to(exact) * (1 / temperature) - top * (1 / temperature)
+    v = teacher.to(exact) * (1 / temperature)
+    v = v - teacher.amax(1, keepdim=True).to(exact) * (1 / temperature)
+    exp_u, exp_v = u.exp(), v.exp()
+    z_soft, z_teacher = exp_u.sum(1, keepdim=True), exp_v.sum(1, keepdim=True)
+    inner = torch.where(exp_v > 0, exp_v * (v - u), 0.0).sum(1, keepdim=True)
+    kl = inner / z_teacher + z_soft.log() - z_teacher.log()
+    loss = soft * kl * temperature
+    grad = exp_u * (soft / z_soft) - exp_v * (soft / z_teacher)
+    if labelled:
+        targets, picked, label = rest[:3]
+        power = _power(exp_u, u, temperature)
+        z_label = power.sum(1, keepdim=True)
+        loss = loss + label * (z_label.log() + top - picked.to(exact))
+        classes = torch.arange(student.shape[1], device=student.device)
+        grad = grad + power * (label / z_label) - torch.where(classes == targets, label, 0.0)
+    if wanted:
+        tensors[-1].copy_(grad)
+    return loss.sum()
+
+
+def _power(exp_u: Tensor, u: Tensor, temperature: float) -> Tensor:
+    """exp(u)^T, by multiplication where T is a small power of two."""
+    if temperature == 1.0:
+        return exp_u
+    if temperature == 2.0:
+        return exp_u * exp_u
+    if temperature == 4.0:
+        square = exp_u * exp_u
+        return square * square
+    return (u * temperature).exp()

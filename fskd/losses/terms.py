@@ -1,0 +1,134 @@
+"""The terms of KD and KD+ one by one, for loops that weight them.
+
+``fused.kd_loss`` knows the weights beforehand and writes the gradient at once. Here the weights
+arrive as upstream gradients: the forward pass keeps the three softmaxes, and the backward pass is
+one weighted sum of them.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fskd.losses.targets import at_least_float32, cross_entropy, kl_divergence
+
+
+class Terms(NamedTuple):
+    """Means over rows, in nats; a term without rows is 0.
+
+    Attributes:
+        ce: Cross-entropy of the real rows with their labels.
+        kd: T^2 KL of the real rows.
+        generated: T^2 KL of the generated rows.
+    """
+
+    ce: Tensor
+    kd: Tensor
+    generated: Tensor
+
+
+def kd_terms(
+    student_logits: Float[Tensor, "rows classes"],
+    teacher_logits: Float[Tensor, "rows classes"],
+    targets: Int[Tensor, " real"],
+    temperature: float = 4.0,
+) -> Terms:
+    """Cross-entropy and softened KL of real rows, and softened KL of the rows after them.
+
+    The definitions are ``targets.cross_entropy`` and ``targets.kl_divergence``.
+
+    Args:
+        student_logits: (B+M, C).
+        teacher_logits: (B+M, C), constant.
+        targets: Classes of the first B rows, (B,).
+        temperature: T > 0.
+
+    Example:
+        >>> terms = kd_terms(torch.zeros(2, 4), torch.zeros(2, 4), torch.tensor([1]))
+        >>> [round(term.item(), 4) for term in terms]
+        [1.3863, 0.0, 0.0]
+    """
+    if torch.compiler.is_compiling():
+        return _plain(student_logits, teacher_logits, targets, temperature)
+    return Terms(*_Terms.apply(student_logits, teacher_logits, targets, temperature))
+
+
+def _plain(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Terms:
+    """The definitions, which a compiler fuses by itself."""
+    n, zero = len(targets), at_least_float32(student).new_zeros(())
+    generated = len(student) > n
+    return Terms(
+        cross_entropy(student[:n], targets) if n else zero,
+        kl_divergence(student[:n], teacher[:n], temperature) if n else zero,
+        kl_divergence(student[n:], teacher[n:], temperature) if generated else zero,
+    )
+
+
+class _Terms(torch.autograd.Function):
+    """``kd_terms`` with its gradient in closed form."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        n_rows, n_real = len(student), len(targets)
+        exact = torch.promote_types(student.dtype, torch.float32)
+        constants = _constants(n_rows, n_real, temperature, exact, student.device)
+        inverse, kl_weights, ctx.coefficients = constants
+        z = torch.stack((student, student, teacher)).to(exact).mul_(inverse)
+        z.sub_(z.amax(2, True))
+        probs = z.exp()
+        partition = probs.sum(2)
+        probs.div_(partition.unsqueeze(2))
+        hard, soft, known = z.unbind()
+        log_z = partition.log_()
+        kl = known.sub_(soft).mul_(probs[2]).sum(1).add_(log_z[1]).sub_(log_z[2])
+        kd, generated = kl_weights.mul(kl).sum(1).unbind()
+        ce = log_z.new_zeros(())
+        if n_real:
+            ce = F.nll_loss(hard[:n_real], targets).add_(log_z[0, :n_real].mean())
+        ctx.save_for_backward(probs, targets)
+        ctx.dtype = student.dtype
+        return ce, kd, generated
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("kd_terms has no second derivative; the terms in targets.py have")
+        probs, targets = ctx.saved_tensors
+        weights = torch.stack(upstream).unsqueeze(1).mul(ctx.coefficients).sum(0)
+        grad = torch.mul(probs, weights.view(3, -1, 1)).sum(0)
+        n_real = len(targets)
+        if n_real:
+            label = weights[:n_real].neg().unsqueeze_(1)
+            grad[:n_real].scatter_add_(1, targets.unsqueeze(1), label)
+        return grad.to(ctx.dtype), None, None, None
+
+
+@lru_cache(maxsize=64)
+def _constants(
+    n_rows: int, n_real: int, temperature: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What shapes and T decide.
+
+    Returns:
+        1, 1/T, 1/T, (3, 1, 1); weights of each row's KL in both KL terms, (2, R); and of each row's
+        three softmaxes in the gradient of the three terms, (3, 3R).
+    """
+    t, n_generated = temperature, n_rows - n_real
+    real, generated, none = torch.zeros(3, n_rows, dtype=dtype)
+    real[:n_real] = 1 / max(n_real, 1)
+    generated[n_real:] = 1 / max(n_generated, 1)
+    coefficients = torch.stack(
+        [
+            torch.cat((real, none, none)),
+            torch.cat((none, t * real, -t * real)),
+            torch.cat((none, t * generated, -t * generated)),
+        ]
+    )
+    inverse = torch.tensor([1.0, 1 / t, 1 / t], dtype=dtype).view(3, 1, 1)
+    weights = torch.stack((real, generated)) * t * t
+    return inverse.to(device), weights.to(device), coefficients.to(device)
