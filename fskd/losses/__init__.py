@@ -1,6 +1,7 @@
 """Losses usable alone, in any training loop."""
 
 from fskd.losses.fused import kd_loss, kd_loss_and_grad, teacher_logsumexp
+from fskd.losses.linear import linear_kd_loss
 from fskd.losses.targets import (
     cross_entropy,
     kl_divergence,
@@ -16,6 +17,7 @@ __all__ = [
     "kd_loss_and_grad",
     "kd_terms",
     "kl_divergence",
+    "linear_kd_loss",
     "logits_mse",
     "mixed_cross_entropy",
     "soft_cross_entropy",
