@@ -17,6 +17,7 @@ from fskd.losses.kernels import Rows
 Variant = Callable[..., Tensor]
 
 MAX_VARIANTS = 32  # a loop whose shape keeps changing goes on eagerly
+TYPICAL_SECONDS = 3.0  # to compile one variant, on a CPU
 ALIGNED = 16  # bytes; generated code may assume it on GPUs
 
 _variants: dict[tuple[Any, ...], Variant | None] = {}
