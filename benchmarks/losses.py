@@ -1,6 +1,6 @@
 """The loss paths with pytest-benchmark, and the chart of docs/losses.md.
 
-    python -m pytest benchmarks/losses.py --benchmark-columns=median,rounds --benchmark-group-by=group
+    python -m pytest benchmarks/losses.py --benchmark-columns=median,rounds
 
 times each path by itself. The table and ratios of docs/losses.md come from
 

@@ -4,6 +4,8 @@ Every round times all paths one after another, so that whatever else the machine
 all; a ratio is the median over rounds of the plain composition's time divided by the path's.
 """
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,11 +141,12 @@ def write(rows: "Sequence[Row]", path: Path) -> None:
     from fskd.results.store import write_text
 
     head = f"# torch {torch.__version__}, fskd {__version__}, {torch.get_num_threads()} thread(s)"
-    lines = [head, ",".join(Row._fields)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
     for row in rows:
-        cells = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in row)
-        lines.append(",".join(cells))
-    write_text(path, "\n".join(lines) + "\n")
+        writer.writerow(f"{x:.4g}" if isinstance(x, float) else x for x in row)
+    write_text(path, f"{head}\n{text.getvalue()}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

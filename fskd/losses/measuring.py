@@ -264,7 +264,7 @@ def _rows(
     return found
 
 
-def peak(call: Path_, device: torch.device) -> float:
+def peak(call: Path_, device: torch.device) -> int:
     """Most bytes that a warm call has allocated at once."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
