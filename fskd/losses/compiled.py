@@ -54,29 +54,36 @@ def run(rows: Rows, temperature: float) -> Tensor | None:
     return variant(*_arguments(rows))
 
 
-def usual(
-    label: Tensor, soft: Tensor, temperature: float, student: Tensor, teacher: Tensor,
-    targets: Tensor,
-) -> tuple[Tensor, Tensor] | None:  # fmt: skip
-    """Loss and gradient of real rows with labels, with as few calls as possible.
+class Usual:
+    """Loss and gradient of real rows with labels, called with as little around it as possible.
 
     Args:
-        label: As in ``Rows``, and so are the others.
-        soft: See there.
+        label: Weight of each row's cross-entropy, (n, 1).
+        soft: T times the weight of each row's T^2 KL, (n, 1).
         temperature: T.
-        student: See there.
-        teacher: See there.
-        targets: Classes (n,).
-
-    Returns:
-        None if there is no variant.
     """
-    if not (student.is_contiguous() and teacher.is_contiguous()):
-        return None
-    grad, column = torch.empty_like(student), targets.unsqueeze(1)
-    rows = Rows(student, teacher, column, label, soft, grad)
-    loss = run(rows, temperature) if covers(rows, 0.0) else None
-    return None if loss is None else (loss, grad)
+
+    def __init__(self, label: Tensor, soft: Tensor, temperature: float) -> None:
+        self.label, self.soft, self.temperature = label, soft, temperature
+        self.variant: Variant | None = None
+
+    def __call__(
+        self, student: Tensor, teacher: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Both for logits (n, C) and classes (n,); None where there is no variant for them."""
+        if not (student.is_contiguous() and teacher.is_contiguous()):
+            return None
+        grad, column = torch.empty_like(student), targets.unsqueeze(1)
+        if self.variant is None:
+            rows = Rows(student, teacher, column, self.label, self.soft, grad)
+            if run(rows, self.temperature) is None:
+                return None
+            self.variant = _variants[_key(rows, self.temperature)]
+        picked = student.gather(1, column)
+        loss = cast(Variant, self.variant)(
+            student, teacher, self.soft, column, picked, self.label, grad
+        )
+        return loss, grad
 
 
 def _key(rows: Rows, temperature: float) -> tuple[Any, ...]:

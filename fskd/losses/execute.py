@@ -133,7 +133,7 @@ def _shortcut(
         return partial(stacked, constants=plan(n_rows, n_real, t, label, soft, generated))
     if objective.impl == "compiled" and n_rows == n_real:
         label_column = _constant(n_rows, label, *_CPU_FLOAT)
-        return partial(compiled.usual, label_column, _constant(n_rows, soft * t, *_CPU_FLOAT), t)
+        return compiled.Usual(label_column, _constant(n_rows, soft * t, *_CPU_FLOAT), t)
     return None
 
 
@@ -209,8 +209,12 @@ def compute(
     ignoring = False
     made: tuple[Tensor, Tensor | None] | None = None
     try:
-        if call.shortcut is not None and want_grad and out is None:
+        # A place for the gradient is worth its copy where the logits are small.
+        fits = out is None or out.numel() <= LARGEST
+        if call.shortcut is not None and want_grad and fits:
             made = call.shortcut(*inputs[:3])  # type: ignore[arg-type]
+            if made is not None and out is not None:
+                made = made[0], out.copy_(made[1])
         if made is None:
             made = _by_segments(inputs, objective, want_grad, out)
     except (IndexError, RuntimeError):
