@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fskd.generators.cutmix import box_mask
 from fskd.generators.mixup import interpolate
+from fskd.losses.divergences import dkd_loss
 from fskd.losses.targets import (
     cross_entropy,
     kl_divergence,
@@ -143,6 +144,17 @@ def check_kd_total(case: Case) -> None:
     )
     case.close(terms["ce"], "ce")
     case.close(terms["kd"], "kl")
+
+
+def check_dkd(case: Case) -> None:
+    """Both terms apart and together, by the definition and by the fused path."""
+    tensors = case["logits_s"], case["logits_t"], case["labels"], case.hp("T")
+    weights = case.hp("alpha"), case.hp("beta")
+    for impl in ("reference", "eager"):
+        case.close(dkd_loss(*tensors, 1.0, 0.0, impl=impl), "tckd")
+        case.close(dkd_loss(*tensors, 0.0, 1.0, impl=impl), "nckd")
+        case["logits_s"].grad = None
+        case.loss(dkd_loss(*tensors, *weights, impl=impl))
 
 
 def check_label_smoothing(case: Case) -> None:

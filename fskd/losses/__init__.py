@@ -1,5 +1,6 @@
 """Losses usable alone, in any training loop."""
 
+from fskd.losses.divergences import dkd_loss, jensen_shannon, reverse_kl
 from fskd.losses.fused import kd_loss, kd_loss_and_grad, teacher_logsumexp
 from fskd.losses.linear import linear_kd_loss
 from fskd.losses.targets import (
@@ -13,6 +14,8 @@ from fskd.losses.terms import kd_terms
 
 __all__ = [
     "cross_entropy",
+    "dkd_loss",
+    "jensen_shannon",
     "kd_loss",
     "kd_loss_and_grad",
     "kd_terms",
@@ -20,6 +23,7 @@ __all__ = [
     "linear_kd_loss",
     "logits_mse",
     "mixed_cross_entropy",
+    "reverse_kl",
     "soft_cross_entropy",
     "teacher_logsumexp",
 ]
