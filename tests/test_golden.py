@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fskd.generators.cutmix import box_mask
 from fskd.generators.mixup import interpolate
+from fskd.losses import kd_loss
 from fskd.losses.divergences import dkd_loss
 from fskd.losses.targets import (
     cross_entropy,
@@ -125,16 +126,28 @@ def run(
     return terms
 
 
+def through_kd_loss(case: Case, teacher: Tensor, targets: Tensor | None, **options: Any) -> None:
+    """Loss and gradients by the definition and by the gradient in closed form."""
+    for impl in ("reference", "eager"):
+        case["logits_s"].grad = None
+        case.loss(kd_loss(case["logits_s"], teacher, targets, impl=impl, **options))
+
+
 def check_kd(case: Case) -> None:
     """Divergence at a temperature."""
-    case.loss(kl_divergence(case["logits_s"], case["logits_t"], case.hp("T")))
+    temperature = float(case.hp("T"))
+    through_kd_loss(case, case["logits_t"], None, temperature=temperature, kd_weight=1.0)
+    case["logits_s"].grad = None
+    case.loss(kl_divergence(case["logits_s"], case["logits_t"], temperature))
 
 
 def check_kd_total(case: Case) -> None:
-    """Labels and divergence, through the method."""
-    settings = KDSettings(
-        temperature=case.hp("T"), ce_weight=case.hp("ce_weight"), kd_weight=case.hp("kd_weight")
-    )
+    """Labels and divergence, through the objective and through the method."""
+    options = {"temperature": float(case.hp("T"))}
+    options |= {name: float(case.hp(name)) for name in ("ce_weight", "kd_weight")}
+    through_kd_loss(case, case["logits_t"], case["labels"], **options)
+    case["logits_s"].grad = None
+    settings = KDSettings(**options)
     terms = run(
         KD(settings, shapes(taps(), taps())),
         case,
@@ -159,7 +172,19 @@ def check_dkd(case: Case) -> None:
 
 def check_label_smoothing(case: Case) -> None:
     """Cross-entropy with smoothed labels."""
+    logits, eps = case["logits_s"], float(case.hp("eps"))
+    options = {"ce_weight": 1.0, "kd_weight": 0.0, "label_smoothing": eps}
+    through_kd_loss(case, torch.zeros_like(logits), case["labels"], **options)
+    logits.grad = None
     case.loss(cross_entropy(case["logits_s"], case["labels"], case.hp("eps")))
+
+
+def check_takd_step(case: Case) -> None:
+    """(1-lambda) CE + lambda T^2 KL, where the published code averages KL over classes too."""
+    share, classes = float(case.hp("lambda_")), case["logits_s"].shape[1]
+    options = {"ce_weight": 1 - share, "kd_weight": share / classes}
+    temperature = float(case.hp("T"))
+    through_kd_loss(case, case["logits_t"], case["labels"], temperature=temperature, **options)
 
 
 def check_logits_mse(case: Case) -> None:

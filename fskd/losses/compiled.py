@@ -16,8 +16,8 @@ from fskd.losses.kernels import Rows
 
 Variant = Callable[..., Tensor]
 
-MAX_VARIANTS = 32  # a loop whose shape keeps changing goes on eagerly
 TYPICAL_SECONDS = 3.0  # to compile one variant, on a CPU
+MAX_VARIANTS = 32  # a loop whose shape or temperature keeps changing goes on eagerly
 ALIGNED = 16  # bytes; generated code may assume it on GPUs
 
 _variants: dict[tuple[Any, ...], Variant | None] = {}
@@ -26,7 +26,7 @@ _log = logging.getLogger("fskd")
 
 
 def covers(rows: Rows, smoothing: float) -> bool:
-    """Whether there is, or can be, a variant for these rows."""
+    """Whether there can be a variant for these rows."""
     if (
         rows.teacher is None
         or rows.each is not None
@@ -35,20 +35,18 @@ def covers(rows: Rows, smoothing: float) -> bool:
         or (rows.targets is not None and rows.targets.is_floating_point())
     ):
         return False
-    tensors = [x for x in (rows.student, rows.teacher, rows.grad) if x is not None]
-    if not all(x.is_contiguous() and x.data_ptr() % ALIGNED == 0 for x in tensors):
-        return False
-    return len(_variants) < MAX_VARIANTS or any(rows.student.shape == key[1] for key in _variants)
+    tensors = (rows.student, rows.teacher, rows.targets, rows.grad)
+    return all(x is None or (x.is_contiguous() and x.data_ptr() % ALIGNED == 0) for x in tensors)
 
 
 def run(rows: Rows, temperature: float) -> Tensor | None:
-    """As ``kernels.run`` for rows that are covered; None if no compiler works here."""
+    """As ``kernels.run`` for rows that are covered; None without compiler or with many variants."""
     key = _key(rows, temperature)
     if key not in _variants:
         with _lock:
-            if key not in _variants:
+            if key not in _variants and len(_variants) < MAX_VARIANTS:
                 _variants[key] = _compile(rows, temperature)
-    variant = _variants[key]
+    variant = _variants.get(key)
     if variant is None:
         return None
     return variant(*_arguments(rows))
@@ -71,7 +69,7 @@ class Usual:
         self, student: Tensor, teacher: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Both for logits (n, C) and classes (n,); None where there is no variant for them."""
-        if not (student.is_contiguous() and teacher.is_contiguous()):
+        if not all(x.is_contiguous() for x in (student, teacher, targets)):
             return None
         grad, column = torch.empty_like(student), targets.unsqueeze(1)
         if self.variant is None:
@@ -95,7 +93,7 @@ def _key(rows: Rows, temperature: float) -> tuple[Any, ...]:
         teacher.dtype,
         student.device,
         rows.targets is None,
-        rows.grad is None,
+        None if rows.grad is None else rows.grad.dtype,
         torch.get_num_threads(),
     )
 
@@ -123,8 +121,10 @@ def _compile(rows: Rows, temperature: float) -> Variant | None:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         with torch.no_grad(), torch.autocast(device, enabled=False):
-            graph = make_fx(objective, tracing_mode="fake")(*arguments)
-            made = standalone_compile(graph, list(arguments), dynamic_shapes="from_example_inputs")
+            # Tensors of their own: two arguments that happen to be one tensor would become one.
+            examples = [torch.empty_like(x) for x in arguments]
+            graph = make_fx(objective, tracing_mode="fake")(*examples)
+            made = standalone_compile(graph, list(examples), dynamic_shapes="from_example_inputs")
             first = made(*arguments)
     except Exception as error:  # no C++ compiler, no Triton, another torch: many kinds of failure
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -155,7 +155,8 @@ def _objective(
         targets, picked, label = rest[:3]
         power = _power(exp_u, u, temperature)
         z_label = power.sum(1, keepdim=True)
-        loss = loss + label * (z_label.log() + top - picked.to(exact))
+        # An ignored row may point at a class that is off, and 0 * inf is NaN.
+        loss = loss + torch.where(label > 0, label * (z_label.log() + top - picked.to(exact)), 0.0)
         classes = torch.arange(student.shape[1], device=student.device)
         grad = grad + power * (label / z_label) - torch.where(classes == targets, label, 0.0)
     if wanted:

@@ -7,10 +7,11 @@ this machine and keeps the result in the user's cache, where it wins over the sh
 import json
 import math
 import os
+from contextlib import suppress
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Path_ = Literal["reference", "eager", "compiled"]
 
@@ -69,18 +70,25 @@ def user_table() -> Path:
 def read_table(text: str) -> list[Entry]:
     """Entries from JSON; an empty list if it is not such a table."""
     try:
-        return [Entry(**{k: v for k, v in row.items()}) for row in json.loads(text)["entries"]]
+        return [_entry(**row) for row in json.loads(text)["entries"]]
     except (ValueError, TypeError, KeyError):
         return []
+
+
+def _entry(device: str, dtype: str, rows: int, classes: int, **times: Any) -> Entry:
+    """An entry whose numbers are numbers."""
+    if min(rows, classes) < 1:
+        raise ValueError(f"rows {rows}, classes {classes}; expected at least 1")
+    seconds = {name: float(value) for name, value in times.items()}
+    return Entry(device, dtype, rows, classes, **seconds)
 
 
 @lru_cache(maxsize=1)
 def table() -> list[Entry]:
     """Own measurements first, then the shipped ones."""
-    entries = []
-    own = user_table()
-    if own.is_file():
-        entries += read_table(own.read_text(encoding="utf-8"))
+    entries: list[Entry] = []
+    with suppress(OSError):  # there is none, or it is not ours to read
+        entries += read_table(user_table().read_text(encoding="utf-8", errors="replace"))
     shipped = resources.files("fskd.losses") / "measured.json"
     tuned = {(entry.device, entry.dtype) for entry in entries}
     measured = read_table(shipped.read_text(encoding="utf-8"))
@@ -99,7 +107,6 @@ def best_path(device: str, dtype: str, rows: int, classes: int) -> Path_:
     near = [entry for entry in table() if (entry.device, entry.dtype) == (device, dtype)]
     if not near:
         return "eager"
-    # Loops ask once for a shape; see execute.settled.
     entry = min(near, key=lambda entry: entry.distance(rows, classes))
     return entry.best if entry.distance(rows, classes) <= math.log(REACH) else "eager"
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from fskd.losses import compiled, kernels
+from fskd.losses import compiled, dispatch, kernels
 from fskd.losses.dispatch import best_path
 from fskd.losses.kernels import Rows
 from fskd.losses.stacked import LARGEST, plan, stacked
@@ -96,12 +96,7 @@ def _planned(
     """Remembered, so that a loop pays for the checks once."""
     _check_settings(objective)
     shape, dtype = student
-    if len(shape) != 2 or shape[1] < 2 or shape[0] == 0:
-        found = tuple(shape)
-        raise ValueError(f"student_logits is {found}; expected (rows, classes), at least (1, 2)")
-    if teacher[0] != shape:
-        expected = f"{tuple(shape)} as student_logits"
-        raise ValueError(f"teacher_logits is {tuple(teacher[0])}; expected {expected}")
+    _check_logits(student, teacher)
     if targets is not None:
         _check_targets(*targets, shape)
     for name, vector in (("row_weights", row_weights), ("teacher_lse", teacher_lse)):
@@ -140,6 +135,19 @@ def _shortcut(
 _CPU_FLOAT = (torch.float32, torch.device("cpu"))
 
 
+def _check_logits(student: Kind, teacher: Kind) -> None:
+    shape, dtype = student
+    if len(shape) != 2 or shape[1] < 2 or shape[0] == 0:
+        found = tuple(shape)
+        raise ValueError(f"student_logits is {found}; expected (rows, classes), at least (1, 2)")
+    for name, kind in (("student_logits", dtype), ("teacher_logits", teacher[1])):
+        if not kind.is_floating_point:
+            raise ValueError(f"{name} is {kind}; expected a floating-point type")
+    if teacher[0] != shape:
+        expected = f"{tuple(shape)} as student_logits"
+        raise ValueError(f"teacher_logits is {tuple(teacher[0])}; expected {expected}")
+
+
 def _check_targets(targets: torch.Size, dtype: torch.dtype, logits: torch.Size) -> None:
     rows, classes = logits
     if len(targets) == 0 or not 0 < targets[0] <= rows:
@@ -150,6 +158,12 @@ def _check_targets(targets: torch.Size, dtype: torch.dtype, logits: torch.Size) 
             raise ValueError(f"targets is {tuple(targets)}; expected (real, {classes})")
     elif len(targets) != 1:
         raise ValueError(f"targets is {tuple(targets)}; expected (real,) classes")
+
+
+def forget() -> None:
+    """Reads the table of measurements anew at the next call."""
+    dispatch.forget()
+    _planned.cache_clear()
 
 
 def _check_settings(objective: Objective) -> None:
@@ -315,7 +329,7 @@ def _real(
                 label_column = label_column * known
                 if reduction == "mean":
                     label_column *= n / known.sum().clamp(min=1).to(exact)
-                targets = targets.clamp(min=0)
+                targets = targets.masked_fill(~known, 0)
     first = slice(0, n)
     return Rows(
         cast(Tensor, _rows(student, first, len(student))),

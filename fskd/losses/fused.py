@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses.execute import Impl, Inputs, Objective, Reduction, compute, planned
+from fskd.losses.execute import Call, Impl, Inputs, Objective, Reduction, compute, planned
 from fskd.losses.targets import at_least_float32, kd_objective
 
 # Upstream gradients of at least this many logits are looked at: 1 needs no pass over them.
 WORTH_A_LOOK = 1 << 18
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class KDOptions(TypedDict, total=False):
@@ -95,25 +96,21 @@ def kd_loss(
         temperature, ce_weight, kd_weight, generated_weight, label_smoothing, reduction, impl
     )
     inputs = Inputs(student_logits, teacher_logits, targets, row_weights, teacher_lse)
-    if torch.compiler.is_compiling():
+    # Fake and distributed tensors have rules of their own, which kept buffers would break.
+    if torch.compiler.is_compiling() or type(student_logits) not in PLAIN:
         return _reference(inputs, objective)
     call = planned(inputs, objective, debug)
     if call.objective.impl == "reference":
         return _reference(inputs, objective)
-    if student_logits.requires_grad and torch.is_grad_enabled():
-        try:
-            loss: Tensor = _KDLoss.apply(*inputs, call)
-        except RuntimeError as error:
-            if "functorch" not in str(error):
-                raise
-            if impl != "auto":
-                problem = f"kd_loss(impl='{impl}') cannot be transformed by torch.func"
-                raise RuntimeError(f"{problem}; impl='auto' or 'reference' can") from None
-            loss = _reference(inputs, objective)
-        return loss
-    if _transformed(student_logits):
+    if torch._C._are_functorch_transforms_active():
+        if impl != "auto":
+            problem = f"kd_loss(impl='{impl}') cannot be transformed by torch.func"
+            raise RuntimeError(f"{problem}; impl='auto' or 'reference' can")
         return _reference(inputs, objective)
-    return compute(inputs, call, False)[0]
+    if student_logits.requires_grad and torch.is_grad_enabled():
+        return cast(Tensor, _KDLoss.apply(*inputs, call))
+    with torch.no_grad():
+        return compute(inputs, call, False)[0]
 
 
 def kd_loss_and_grad(
@@ -183,8 +180,9 @@ class _KDLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *tensors, ctx.call = arguments
-        loss, ctx.grad = compute(Inputs(*tensors), ctx.call, True)
+        loss, ctx.grad = _gradient(Inputs(*tensors), ctx.call)
         ctx.save_for_backward(*tensors)
+        ctx.dtype = tensors[0].dtype
         return loss
 
     @staticmethod
@@ -195,8 +193,17 @@ class _KDLoss(torch.autograd.Function):
             )
         grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
         if grad is None:
-            grad = compute(Inputs(*ctx.saved_tensors), ctx.call, True)[1]
-        return (scale(grad, upstream), *[None] * 5)
+            grad = _gradient(Inputs(*ctx.saved_tensors), ctx.call)[1]
+        return (scale(grad, upstream).to(ctx.dtype), *[None] * 5)
+
+
+def _gradient(inputs: Inputs, call: Call) -> tuple[Tensor, Tensor]:
+    """Loss and gradient, before it is scaled."""
+    student, out = inputs.student, None
+    if student.dtype == torch.float16:  # scaled up only afterwards, what is small would be lost
+        out = torch.empty(student.shape, dtype=torch.float32, device=student.device)
+    loss, grad = compute(inputs, call, True, out)
+    return loss, cast(Tensor, grad)
 
 
 def scale(grad: Tensor, upstream: Tensor) -> Tensor:
@@ -214,8 +221,3 @@ def _reference(inputs: Inputs, objective: Objective) -> Tensor:
     settings = objective._asdict()
     settings.pop("impl")
     return kd_objective(student, teacher, targets, row_weights=row_weights, **settings)
-
-
-def _transformed(tensor: Tensor) -> bool:
-    """Whether torch.func traces this tensor, which has no memory of its own then."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)

@@ -72,11 +72,12 @@ def scratch(n_buffers: int, rows: int, like: Tensor) -> Iterator[Sequence[Tensor
     size = n_buffers * rows * n_classes
     spare = _spare.setdefault((like.device, dtype), [])
     try:
-        whole = spare.pop()  # atomic, unlike looking first
+        whole: Tensor | None = spare.pop()  # atomic, unlike looking first
     except IndexError:
-        whole = torch.empty(size, device=like.device, dtype=dtype)
-    if whole.numel() < size:
-        whole = torch.empty(size, device=like.device, dtype=dtype)
+        whole = None
+    if whole is None or whole.numel() < size:
+        with torch.inference_mode(False):  # what is made in that mode is of no use outside it
+            whole = torch.empty(size, device=like.device, dtype=dtype)
     try:
         yield whole[:size].view(n_buffers, rows, n_classes).unbind()
     finally:
@@ -109,7 +110,7 @@ def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = F
             part = rows if step == n else rows.part(start, start + step)
             fitting = buffers if start + step <= n else [b[: n - start] for b in buffers]
             if part.teacher is None:
-                values.append(_label_chunk(part, fitting, smoothing))
+                values.append(_label_chunk(part, fitting, smoothing, masked))
             elif part.targets is None:
                 values.append(_soft_chunk(part, fitting, temperature, masked))
             else:
@@ -117,11 +118,11 @@ def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = F
     return values[0] if len(values) == 1 else torch.stack(values).sum()
 
 
-def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float) -> Tensor:
+def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked: bool) -> Tensor:
     """Cross-entropy alone."""
     u, spare = buffers[:2]
     shift(rows.student, 1.0, u)
-    mass, picked = _picked(rows, u, smoothing, spare)
+    mass, picked = _picked(rows, u, smoothing, spare, masked)
     z = u.exp_().sum(1, keepdim=True)
     if rows.grad is not None:
         g = _place(rows, spare)
@@ -152,7 +153,7 @@ def _joint_chunk(
     g = _place(rows, spare)
     shift(rows.student, temperature, u)
     z_teacher, inner = _compare(rows, u, v, p, temperature, masked)
-    mass, picked = _picked(rows, u, smoothing, v)
+    mass, picked = _picked(rows, u, smoothing, v, masked)
     _exponentials(u, temperature, g)
     z = u.sum(1, keepdim=True)
     z_label = z if temperature == 1.0 else g.sum(1, keepdim=True)
@@ -205,7 +206,9 @@ def _compare(
     return z_teacher, v.mul_(p).sum(1, keepdim=True)
 
 
-def _picked(rows: Rows, u: Tensor, smoothing: float, spare: Tensor) -> tuple[Tensor | None, Tensor]:
+def _picked(
+    rows: Rows, u: Tensor, smoothing: float, spare: Tensor, masked: bool
+) -> tuple[Tensor | None, Tensor]:
     """Total probability of each row's target (None for 1), and its mean of u."""
     targets = rows.targets
     assert targets is not None  # noqa: S101
@@ -216,6 +219,8 @@ def _picked(rows: Rows, u: Tensor, smoothing: float, spare: Tensor) -> tuple[Ten
     if smoothing:
         on, off = target_values(smoothing, u.shape[1])
         picked.mul_(on - off).add_(u.sum(1, keepdim=True), alpha=off)
+    if masked:  # an ignored row points at a class that may be off, and 0 * inf is NaN
+        picked.masked_fill_(rows.label == 0, 0.0)
     return None, picked
 
 

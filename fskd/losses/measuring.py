@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fskd.losses import compiled, dispatch
+from fskd.losses import compiled, dispatch, execute
 from fskd.losses.fused import kd_loss, kd_loss_and_grad
 from fskd.losses.linear import linear_kd_loss
 from fskd.results.store import write_text
@@ -307,5 +307,5 @@ def keep(rows: Sequence[Row]) -> Path:
     text = json.dumps({"entries": [entry._asdict() for entry in kept + entries]}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text + "\n")
-    dispatch.forget()
+    execute.forget()
     return path

@@ -152,12 +152,14 @@ def kd_objective(
         if targets.is_floating_point():
             ce = -torch.where(targets > 0, targets * log_q, 0.0).sum(1)
         else:
-            known = (targets != IGNORED).to(kl.dtype)
-            label = targets.long().clamp(min=0).unsqueeze(1)
+            labelled = targets != IGNORED
+            known = labelled.to(kl.dtype)
+            label = targets.long().masked_fill(~labelled, 0).unsqueeze(1)
             on, off = 1.0 - label_smoothing, label_smoothing / (n_classes - 1)
             ce = (off - on) * log_q.gather(1, label).squeeze(1)
             if label_smoothing:
                 ce = ce - off * log_q.sum(1)
+            ce = torch.where(labelled, ce, 0.0)
         divisor = known.sum().clamp(min=1.0) if reduction == "mean" else 1.0
         ce = ce_weight * factors[:n_real] * known * ce / divisor
         losses = torch.cat((losses[:n_real] + ce, losses[n_real:]))

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from fskd.losses.targets import at_least_float32, cross_entropy, kl_divergence
 
+NEVER = -(1 << 31)  # no label: one that is no class, -100 included, is an error
+
 
 class Terms(NamedTuple):
     """Means over rows, in nats; a term without rows is 0.
@@ -51,7 +53,7 @@ def kd_terms(
         >>> [round(term.item(), 4) for term in terms]
         [1.3863, 0.0, 0.0]
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return _plain(student_logits, teacher_logits, targets, temperature)
     return Terms(*_Terms.apply(student_logits, teacher_logits, targets, temperature))
 
@@ -89,7 +91,9 @@ class _Terms(torch.autograd.Function):
         kd, generated = kl_weights.mul(kl).sum(1).unbind()
         ce = log_z.new_zeros(())
         if n_real:
-            ce = F.nll_loss(hard[:n_real], targets).add_(log_z[0, :n_real].mean())
+            ce = F.nll_loss(hard[:n_real], targets, ignore_index=NEVER).add_(
+                log_z[0, :n_real].mean()
+            )
         ctx.save_for_backward(probs, targets)
         ctx.dtype = student.dtype
         return ce, kd, generated

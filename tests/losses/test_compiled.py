@@ -1,0 +1,135 @@
+"""The compiled path: same values, shapes it does not know, failures, torch.compile around it."""
+
+import inspect
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fskd.losses import compiled, execute, fused, kd_loss, kd_loss_and_grad, targets
+
+untyped = inspect.unwrap(kd_loss)
+
+
+def solved(data: Any, impl: str = "compiled") -> tuple[Tensor, Tensor]:
+    """Loss and gradient."""
+    student = data.student.detach().requires_grad_()
+    loss = kd_loss(student, data.teacher, data.targets, impl=impl, **data.options)
+    (grad,) = torch.autograd.grad(loss.sum(), student)
+    return loss.detach(), grad
+
+
+@pytest.fixture(scope="module", autouse=True)
+def available() -> None:
+    """A C++ compiler is needed."""
+    student = torch.zeros(7, 5)
+    kd_loss_and_grad(student, student, torch.zeros(7, dtype=torch.long), impl="compiled")
+    if not any(compiled._variants.values()):
+        pytest.skip("no working compiler")
+
+
+NAMES = ["usual", "generated", "row_weights", "masked", "masked_ignored", "large",
+         "none", "soft", "smoothing", "strided", "equal",
+         "no_teacher_term", "unlabelled"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values(cases: Any, twin: Any, name: str) -> None:
+    """Few shapes, since each variant takes seconds."""
+    data = cases[name](torch.float32)
+    for found, expected in zip(solved(data), twin(data), strict=True):
+        bound = 5e-6 * max(expected.abs().max().item(), 1e-3)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=bound)
+
+
+def test_half_precision(data: Any, twin: Any) -> None:
+    inputs = data(dtype=torch.float16)
+    loss, grad = solved(inputs)
+    expected, slow = twin(inputs)
+    assert (loss.dtype, grad.dtype) == (torch.float32, torch.float16)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(grad.double(), slow, rtol=0, atol=1e-3 * slow.abs().max().item())
+
+
+def test_repeats_bit_for_bit(data: Any) -> None:
+    inputs = data(dtype=torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(solved(inputs), solved(inputs), strict=True))
+
+
+@pytest.mark.parametrize("label", [5, -1, -7])
+def test_labels_out_of_range(data: Any, label: int) -> None:
+    inputs = data(dtype=torch.float32)
+    inputs.targets[2] = label
+    with pytest.raises(ValueError, match=rf"targets \(7,\) has {label} in row 2"):
+        solved(inputs)
+
+
+def test_targets_need_not_be_contiguous(data: Any) -> None:
+    inputs = data(dtype=torch.float32)
+    twice = torch.stack((inputs.targets, inputs.targets + 0), 1)
+    strided = inputs._replace(targets=twice[:, 0])
+    torch.testing.assert_close(solved(strided), solved(inputs))
+
+
+def test_unaligned_logits(data: Any) -> None:
+    inputs = data(dtype=torch.float32)
+    shifted = torch.cat((inputs.teacher.new_zeros(1), inputs.teacher.flatten()))[1:].view(7, 5)
+    torch.testing.assert_close(solved(inputs._replace(teacher=shifted)), solved(inputs))
+
+
+def test_variants_have_an_end(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temperature that changes at every step must not compile at every step."""
+    made: list[float] = []
+    monkeypatch.setattr(compiled, "_variants", {})
+    monkeypatch.setattr(compiled, "MAX_VARIANTS", 2)
+    monkeypatch.setattr(compiled, "_compile", lambda rows, t: made.append(t))
+    for step in range(5):
+        inputs = data(dtype=torch.float32, temperature=2.0 + step)
+        torch.testing.assert_close(solved(inputs), solved(inputs, "eager"))
+    assert made == [2.0, 3.0]
+
+
+def test_first_call_with_one_tensor_twice() -> None:
+    """A variant made when student and teacher are one tensor knows that they are two."""
+    same, targets = torch.randn(6, 5), torch.arange(6) % 5
+    for other in (same, torch.randn(6, 5)):
+        fast = kd_loss_and_grad(same, other, targets, impl="compiled")
+        torch.testing.assert_close(fast, kd_loss_and_grad(same, other, targets, impl="eager"))
+
+
+def test_without_a_compiler(
+    data: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line, and the eager path goes on."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("no g++\nmore")
+
+    monkeypatch.setattr(compiled, "_variants", {})
+    execute.forget()
+    monkeypatch.setattr("torch._inductor.standalone_compile", broken)
+    monkeypatch.setattr(logging.getLogger("fskd"), "propagate", True)
+    inputs = data(dtype=torch.float32)
+    for _ in range(2):
+        torch.testing.assert_close(solved(inputs), solved(inputs, "eager"))
+    lines = [record.getMessage() for record in caplog.records if record.name == "fskd"]
+    assert lines == ["kd_loss is not compiled (no g++); the eager path goes on"]
+    execute.forget()
+
+
+def test_inside_torch_compile(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((fused, "_reference"), (fused, "kd_objective"), (targets, "kl_divergence"),
+                         (targets, "at_least_float32")):  # fmt: skip
+        monkeypatch.setattr(module, name, inspect.unwrap(getattr(module, name)))
+    inputs = data(real=4, dtype=torch.float32)
+
+    def step(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
+        return 2.0 * untyped(student * 1.0, teacher, targets)
+
+    student = inputs.student.requires_grad_()
+    whole = torch.compile(step, fullgraph=True)(student, *inputs[1:3])
+    (grad,) = torch.autograd.grad(whole, student)
+    loss, expected = solved(inputs, "eager")
+    torch.testing.assert_close((whole.detach(), grad), (2 * loss, 2 * expected))
