@@ -11,7 +11,7 @@ from torch import Tensor
 from fskd.losses import compiled, dispatch, kernels
 from fskd.losses.dispatch import best_path
 from fskd.losses.kernels import Rows
-from fskd.losses.stacked import LARGEST, plan, stacked
+from fskd.losses.stacked import MOST_CLASSES, MOST_LOGITS, plan, stacked
 from fskd.losses.targets import IGNORED
 
 Reduction = Literal["mean", "sum", "none"]
@@ -120,11 +120,12 @@ def _shortcut(
         objective.reduction == "none"
         or objective.label_smoothing > 0
         or 0 in (objective.ce_weight, objective.kd_weight)
-        or dtypes != {torch.float32}
+        or not dtypes <= {torch.float32, torch.bfloat16}
     ):
         return None
     label, soft, generated = _weights(objective, n_rows, n_real)
-    if objective.impl == "eager" and shape.numel() <= LARGEST:
+    small = shape.numel() <= MOST_LOGITS and shape[1] <= MOST_CLASSES
+    if objective.impl == "eager" and small:
         return partial(stacked, constants=plan(n_rows, n_real, t, label, soft, generated))
     if objective.impl == "compiled" and n_rows == n_real:
         label_column = _constant(n_rows, label, *_CPU_FLOAT)
@@ -224,7 +225,7 @@ def compute(
     made: tuple[Tensor, Tensor | None] | None = None
     try:
         # A place for the gradient is worth its copy where the logits are small.
-        fits = out is None or out.numel() <= LARGEST
+        fits = out is None or out.numel() <= MOST_LOGITS
         if call.shortcut is not None and want_grad and fits:
             made = call.shortcut(*inputs[:3])  # type: ignore[arg-type]
             if made is not None and out is not None:

@@ -38,7 +38,8 @@ class Row(NamedTuple):
         path: Which implementation.
         microseconds: Median time of a call, forward and backward.
         ratio: Median over rounds of the plain composition's time divided by this one's.
-        extra: Peak memory beyond the gradient, in units of R*C elements; NaN if not measured.
+        extra: Peak memory beyond the logits' gradient, in units of R*C elements; in the part
+            ``linear`` with the weight's gradient, which is C*D elements.
         copy_bound: Time to read both logits and write the gradient once, divided by this time.
     """
 
@@ -256,11 +257,10 @@ def _rows(
     for path, call in paths.items():
         middle = statistics.median(times[path])
         ratio = statistics.median(b / t for b, t in zip(base, times[path], strict=True))
-        outputs = 0 if "reused" in path else rows * classes
-        extra = math.nan if part == "linear" else peak(call, device) / dtype.itemsize - outputs
-        relative = max(extra, 0.0) / (rows * classes) if extra == extra else math.nan
+        outputs = 0 if "reused" in path or part == "linear" else rows * classes
+        extra = max(peak(call, device) / dtype.itemsize - outputs, 0.0) / (rows * classes)
         place = (part, device.type, name, rows, classes, path)
-        found.append(Row(*place, middle * 1e6, ratio, relative, bound / middle))
+        found.append(Row(*place, middle * 1e6, ratio, extra, bound / middle))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The objective for small float32 logits, where calls cost more than arithmetic.
+"""The objective for small logits, where calls cost more than arithmetic.
 
 Student at T = 1, student at T and teacher at T are stacked into one tensor, so that maximum,
 exponential and sum are three calls in all; whatever depends on shapes and weights alone is made
@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Above this many logits the chunked kernel, which takes two exponentials instead of three, wins.
-LARGEST = 12_000
+# With more logits the chunked kernel, which takes two exponentials instead of three, wins; with
+# more classes it needs less memory.
+MOST_LOGITS, MOST_CLASSES = 40_000, 999
 
 
 class Plan(NamedTuple):
@@ -71,16 +72,17 @@ def stacked(
     """Loss and gradient of a CE + b T^2 KL.
 
     Args:
-        student: Logits (R, C), float32.
-        teacher: Logits (R, C), float32.
+        student: Logits (R, C), float32 or bfloat16.
+        teacher: Logits (R, C), float32 or bfloat16.
         targets: Classes (B,), int64.
         constants: Of this R and B.
 
     Returns:
-        The loss, scalar, and its gradient, (R, C).
+        The loss, scalar, and its gradient, (R, C), in the student's precision.
     """
     inverse, gradient, log_z, target, label, temperature = constants
-    z = torch.stack((student, student, teacher)).mul_(inverse)
+    z = torch.stack((student, student, teacher))
+    z = (z if z.dtype == torch.float32 else z.float()).mul_(inverse)
     z.sub_(z.amax(2, True))
     probs = z.exp()
     partition = probs.sum(2)
@@ -95,4 +97,4 @@ def stacked(
     grad = probs.sum(0)
     real = grad if all_real else grad[: len(targets)]
     real.scatter_add_(1, targets.unsqueeze(1), target)
-    return loss, grad
+    return loss, grad.to(student.dtype)
