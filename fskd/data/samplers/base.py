@@ -19,10 +19,12 @@ class Sampler(ABC):
     Class attributes:
         Settings: The settings class.
         balanced: Whether the first k*K examples are k of each of K equally large classes.
+        reads: Teacher outputs that the pool must hold: ``embedding``, ``logits``, both or none.
     """
 
     Settings: ClassVar[type[SamplerSettings]] = SamplerSettings
     balanced: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, settings: SamplerSettings | None = None) -> None:
         self.settings = settings or self.Settings()
