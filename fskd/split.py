@@ -43,7 +43,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     epilog=EPILOG,
-    no_args_is_help=True,
     help="Orders of training examples: files that give everybody the same subsets.",
 )
 
@@ -168,6 +167,7 @@ def show(
     from fskd.data.contact_sheet import contact_sheet, write_png
     from fskd.data.manifest import read_listed
     from fskd.data.split_export import chosen_of, images_of
+    from fskd.results.store import check_writable
 
     ranking = read_listed(file)
     images = images_of(ranking, data_root)
@@ -178,6 +178,7 @@ def show(
     for name, count in zip(images.classes, counts, strict=True):
         print(f"{name:>{width}} {count:6} {'#' * round(40 * count / max(counts))}".rstrip())
     place = png or Path(f"{file.stem}-{label}.png")
+    check_writable(place.parent, "--png")
     write_png(place, contact_sheet(images, chosen))
     print(f"picture: {place}")
 
@@ -197,7 +198,7 @@ def export(
     """Give the chosen indices to other programs."""
     from fskd.data.manifest import read_listed
     from fskd.data.split_export import EXPORTS, SNIPPETS, chosen_of, images_of
-    from fskd.results.store import write_text
+    from fskd.results.store import check_writable, write_text
 
     if form not in EXPORTS:
         raise SettingError("--format", f"'{form}'", f"one of {', '.join(EXPORTS)}")
@@ -211,6 +212,7 @@ def export(
     if to is None:
         print(text, end="")
         return
+    check_writable(to.parent, "--to")
     write_text(to, text)
     print(SNIPPETS[form].format(file=to.as_posix()) if form in SNIPPETS else f"written: {to}")
 
@@ -303,13 +305,14 @@ def dedupe(
     """Report test images that are also, or nearly, in the training set."""
     from fskd.data.datasets.base import Source, load
     from fskd.data.dedupe import near_duplicates, summary, to_csv
-    from fskd.results.store import write_text
+    from fskd.results.store import check_writable, write_text
 
+    place = to or Path(f"duplicates-{dataset}.csv")
+    check_writable(place.parent, "--to")
     data = load(dataset, Source(data_root))
     begun = time.perf_counter()
     pairs = near_duplicates(data, threshold)
     seconds = time.perf_counter() - begun
-    place = to or Path(f"duplicates-{dataset}.csv")
     write_text(place, to_csv(pairs, data))
     for line in summary(pairs, data, threshold):
         print(line)

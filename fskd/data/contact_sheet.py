@@ -59,6 +59,5 @@ def write_png(path: Path, sheet: Tensor) -> None:
     """Writes a picture (height, width, 3) at one stroke."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         Image.fromarray(sheet.numpy()).save(temporary, format="PNG")

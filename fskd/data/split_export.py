@@ -46,9 +46,9 @@ EXPORTS: dict[str, Callable[[Ranking, Tensor], str]] = {
 }  # fmt: skip
 # What to write in another program; train_set is the whole training split in its published order.
 SNIPPETS = {
-    "hf": 'indices = __import__("json").load(open("{file}"))\n'
+    "hf": 'import json\nwith open("{file}") as f: indices = json.load(f)\n'
     "subset = train_set.select(indices)  # train_set: datasets.Dataset",
-    "torch": 'indices = __import__("json").load(open("{file}"))\n'
+    "torch": 'import json\nwith open("{file}") as f: indices = json.load(f)\n'
     "subset = torch.utils.data.Subset(train_set, indices)",
 }
 

@@ -40,7 +40,7 @@ def file_name(
         >>> file_name("digits", "stratified", {}, {}, 3)
         'digits/stratified-seed3.npz'
         >>> file_name("digits", "longtail", {"ratio": 50}, {"ratio": 100}, 3)
-        'digits/longtail-1c97bd88-seed3.npz'
+        'digits/longtail-f6d3ab23-seed3.npz'
     """
     suffix = "" if dict(settings) == dict(defaults) else f"-{_short_hash(settings)}"
     return f"{dataset}/{sampler}{suffix}-seed{seed}.npz"
