@@ -98,17 +98,18 @@ def _rank(data: dict[str, object], overrides: list[str]) -> "tuple[RunConfig, Ra
     runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
     config = resolve(layer, {"data": {"splits": "none"}})
 
-    from fskd.train.prepare import prepare
+    from fskd.train.prepare import NOTHING_GIVEN, prepare
     from fskd.train.runner import rank_by_teacher
     from fskd.train.screen import make_screen
     from fskd.train.session import Session
 
     begun = time.perf_counter()
     job = prepare(config, Path(runtime.out))
-    ranking = job.ranking
-    if ranking is None:
-        ranking = rank_by_teacher(job, Session(runtime, make_screen(runtime.quiet)))
-    return config, ranking, time.perf_counter() - begun
+    if job.ranking is not None:
+        return config, job.ranking, time.perf_counter() - begun
+    session, seconds = Session(runtime, make_screen(runtime.quiet)), dict[str, float]()
+    ranking = rank_by_teacher(job, session, NOTHING_GIVEN, seconds)
+    return config, ranking, seconds["split"]
 
 
 def _seeds(text: str) -> list[int]:

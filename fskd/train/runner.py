@@ -68,12 +68,11 @@ def run(
         return done
     seconds = {"prepare": time.perf_counter() - begun}
     if job.ranking is None:
-        begun = time.perf_counter()
-        job = prepare(config, session.out, given, rank_by_teacher(job, session, given))
-        seconds["split"] = time.perf_counter() - begun
+        ranking = rank_by_teacher(job, session, given, seconds)
+        job = prepare(config, session.out, given, ranking)
     begun = time.perf_counter()
     teacher, about = make_teacher(job, session, given)
-    seconds["teacher"] = time.perf_counter() - begun
+    seconds["teacher"] = seconds.get("teacher", 0.0) + time.perf_counter() - begun
     with _alone(job.folder, session):
         if not force and (done := _finished(job.folder, session)):
             return done
@@ -142,17 +141,26 @@ def make_teacher(
     return Teacher(job.teacher, session.device), about
 
 
-def rank_by_teacher(job: Job, session: Session, given: Given = NOTHING_GIVEN) -> Ranking:
+def rank_by_teacher(job: Job, session: Session, given: Given, seconds: dict[str, float]) -> Ranking:
     """The order that a sampler makes from a teacher's outputs, kept in ``<out>/splits``.
 
     The teacher is made by a run of its own if need be. What it is asked here is no part of the
     training's queries.
+
+    Args:
+        job: The run; its subset is a stand-in.
+        session: Shared by the runs of this process.
+        given: Parts handed over from Python.
+        seconds: Gets the time of the teacher and of the order (``split``).
     """
+    begun = time.perf_counter()
     config, images = ranking_run(job.config), job.data.train
     asked = job._replace(config=config, teacher=teacher_network(config, job.data, given))
     teacher, about = make_teacher(asked, session, given)
     if teacher is None or about is None:
         raise RuntimeError("a teacher was asked for")
+    seconds["teacher"] = time.perf_counter() - begun
+    begun = time.perf_counter()
     who = {"name": str(about["name"]), "key": str(about["key"])}
     mark = hashlib.sha256(f"{who['key']} {images.fingerprint}".encode()).hexdigest()[:12]
     name = split_name(config.data).removesuffix(".npz")
@@ -168,6 +176,7 @@ def rank_by_teacher(job: Job, session: Session, given: Given = NOTHING_GIVEN) ->
         check_data(ranking, images.fingerprint, len(images))
     except DataError as error:
         raise FskdError(f"{error}; delete {path} to make it anew") from None
+    seconds["split"] = time.perf_counter() - begun
     return ranking
 
 

@@ -73,6 +73,7 @@ def test_method_without_teacher(
     result = go(tmp_path, tiny, PROBE, {"method": "ce"})
     assert (result.teacher, result.teacher_queries, result.agreement) == (None, 0, None)
     assert result.split_queries == 1198
+    assert {"teacher", "split", "train"} <= set(result.seconds)
     (pool,) = probe
     assert pool.embeddings is not None
     assert pool.logits is not None
