@@ -50,6 +50,13 @@ class DataConfig(Settings):
     shots: int | None = Field(None, ge=1, description="Examples per class.")
     n: int | None = Field(None, ge=1, description="Examples in all.")
     split_seed: int = Field(ge=0)
+    splits: str | None = Field(
+        None, description="Folder of split files, or none to compute; not in the key."
+    )
+    split_file: str | None = Field(
+        None,
+        description="An order to use in place of the sampler's; not in the key (its hash is).",
+    )
     val: int = Field(0, ge=0, description="Validation examples, taken from outside the subset.")
     augment: AugmentSettings = AugmentSettings()
 
@@ -141,7 +148,8 @@ class RunConfig(Settings):
     """Everything that determines a result.
 
     Attributes:
-        inputs_sha256: Hashes of what names do not determine: data, checkpoints, networks.
+        inputs_sha256: Hashes of what names do not determine: data, order of the examples,
+            checkpoints, networks.
     """
 
     data: DataConfig
@@ -158,8 +166,10 @@ class RunConfig(Settings):
     def payload(self) -> dict[str, Any]:
         """What the key is computed from: the settings without places."""
         dump = self.model_dump(mode="json")
-        for place in ("root", "download"):
+        for place in ("root", "download", "splits"):
             dump["data"].pop(place)
+        if self.data.split_file is None or "split" in self.inputs_sha256:
+            dump["data"].pop("split_file")
         teacher, level = dump["teacher"], "teacher"
         while teacher is not None:
             if teacher.pop("checkpoint") is not None:
@@ -186,7 +196,7 @@ class RunConfig(Settings):
         if self.teacher is None:
             raise ValueError("this run has no teacher")
         teacher, data = self.teacher, self.data
-        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0}
+        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0, "split_file": None}
         update: dict[str, Any] = {"augment": teacher.augment, "val": 0}
         if teacher.data == "full":
             update |= whole | {"sampler": FULL_SAMPLER}

@@ -248,7 +248,7 @@ def _build(raw: Raw) -> RunConfig:
         raise SettingError("teacher", None, f"a teacher, since {method.name} needs one")
     resolved = validate(RunConfig, config)
     # Checked in any case, but a run without teacher does not depend on it.
-    return resolved if needs_teacher(method) else resolved.model_copy(update={"teacher": None})
+    return resolved if uses_teacher(resolved) else resolved.model_copy(update={"teacher": None})
 
 
 def _generator(raw: object, method: Component, section: str) -> Component | None:
@@ -287,6 +287,13 @@ def _teacher(raw: object, section: str) -> object:
 def needs_teacher(method: Component) -> bool:
     """True if some phase reads the teacher."""
     return any(phase.reads.teacher for phase in phases_of(method.parts))
+
+
+def uses_teacher(config: RunConfig) -> bool:
+    """True if the method reads the teacher, or the sampler that chooses the examples does."""
+    name, _ = config.data.sampler.parts[0]
+    ranked = config.data.split_file is None and bool(samplers.get(name).reads)
+    return ranked or needs_teacher(config.method)
 
 
 def students_needed(method: Component) -> int:

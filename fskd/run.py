@@ -177,7 +177,8 @@ def _execute(
     configs = list({config.key(): config for config in found}.values())
 
     from fskd.results.tables import show
-    from fskd.train.prepare import choose_subset, load_data, prepare
+    from fskd.train.prepare import load_data, prepare
+    from fskd.train.ranking import choose_subset
     from fskd.train.runner import run
     from fskd.train.screen import make_screen
     from fskd.train.session import Session
@@ -296,12 +297,22 @@ def spread_set(arguments: Sequence[str]) -> list[str]:
     return given
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code (2 for bad input, 1 for failed training)."""
+def main(
+    arguments: Sequence[str] | None = None,
+    commands: typer.Typer = app,
+    name: str = "python -m fskd.run",
+) -> int:
+    """Runs a command line; returns the exit code (2 for bad input, 1 for failed training).
+
+    Args:
+        arguments: What follows the name; of this process if None.
+        commands: The command line.
+        name: How it is called.
+    """
     given = spread_set(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        code = typer.main.get_command(app).main(given, "python -m fskd.run", standalone_mode=False)
+        code = typer.main.get_command(commands).main(given, name, standalone_mode=False)
         if code == 130:
             return _fail(STOPPED, 130, False)
         return code if isinstance(code, int) else 0

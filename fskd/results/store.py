@@ -30,6 +30,8 @@ class Result:
         data_sha256: Fingerprint of the training images and labels.
         test_sha256: Fingerprint of the test images and labels.
         split_sha256: Hash of the ranking that the subset is a prefix of.
+        split_file: Name of the file the ranking was read from, or ``computed``.
+        split_queries: Rows that went through a teacher to make the ranking, whenever that was.
         top1: Accuracy on the test split after the last step.
         top5: Top-5 accuracy; None with ten classes or fewer.
         nll: Mean negative log-likelihood.
@@ -71,6 +73,8 @@ class Result:
     epochs: float
     student_rows: int
     teacher_queries: int
+    split_file: str = "computed"
+    split_queries: int = 0
     top5: float | None = None
     val_top1: float | None = None
     teacher: dict[str, Any] | None = None

@@ -78,7 +78,7 @@ def _names(runs: Sequence[Result]) -> tuple[str, str, str, str, str]:
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted names and values of all settings but seeds, places and hashes."""
     for name, value in config.items():
-        if name in ("seed", "split_seed", "inputs_sha256", "root", "download"):
+        if name in ("seed", "split_seed", "inputs_sha256", "root", "download", "splits"):
             continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

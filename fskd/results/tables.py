@@ -32,8 +32,8 @@ def percent(value: float | None) -> str:
 
 def _subset(result: Result) -> str:
     data = result.config["data"]
-    sampler = data["sampler"]["name"]
-    return f"{result.n_train} {data['name']} images ({sampler}, split {result.split_sha256[:8]})"
+    chosen = result.split_file if data.get("split_file") else data["sampler"]["name"]
+    return f"{result.n_train} {data['name']} images ({chosen}, split {result.split_sha256[:8]})"
 
 
 def _teacher(result: Result) -> str:

@@ -12,6 +12,7 @@ from fskd.models.teacher import Teacher
 from fskd.train.evaluate import agreement, path_variation, predict, scores, total_variation
 from fskd.train.loop import phase_steps
 from fskd.train.prepare import Job
+from fskd.types import Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
@@ -48,6 +49,7 @@ def measure(
         "data_sha256": data.train.fingerprint,
         "test_sha256": data.test.fingerprint,
         "split_sha256": subset.split_sha256,
+        **about_ranking(job.ranking),
         "versions": versions(),
     }
     phases = job.method.phases()
@@ -75,6 +77,14 @@ def measure(
         student, teacher.net, data.train, points, device, job.config.seed
     )
     return found
+
+
+def about_ranking(ranking: Ranking | None) -> dict[str, Any]:
+    """Where the order of the training examples is from, and what it asked of a teacher."""
+    if ranking is None:
+        return {}
+    queries = 0 if ranking.teacher is None else len(ranking.order)
+    return {"split_file": ranking.source, "split_queries": queries}
 
 
 def versions() -> dict[str, str]:

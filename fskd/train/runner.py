@@ -5,24 +5,38 @@ by its key and reused; a teacher assistant is a run with a teacher. ``result.jso
 a run that has one is not repeated.
 """
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
 from fskd.config import RunConfig
-from fskd.errors import FskdError, SettingError
+from fskd.data.split_files import check_data, read, write
+from fskd.data.splits import rank
+from fskd.errors import DataError, FskdError, SettingError
 from fskd.models.checkpoint import load_weights, save_weights
+from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.train.measure import measure
-from fskd.train.prepare import NOTHING_GIVEN, Given, Job, check_processes, prepare
+from fskd.train.prepare import (
+    NOTHING_GIVEN,
+    Given,
+    Job,
+    check_processes,
+    prepare,
+    teacher_network,
+)
+from fskd.train.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.train.session import Session
 from fskd.train.training import train
 from fskd.train.watch import Counts
+from fskd.types import ImageSet, Ranking
 
 
 def run(
@@ -53,9 +67,12 @@ def run(
         session.tell_once(f"{role} already finished: {job.folder.path}{hint}")
         return done
     seconds = {"prepare": time.perf_counter() - begun}
+    if job.ranking is None:
+        ranking = rank_by_teacher(job, session, given, seconds)
+        job = prepare(config, session.out, given, ranking)
     begun = time.perf_counter()
     teacher, about = make_teacher(job, session, given)
-    seconds["teacher"] = time.perf_counter() - begun
+    seconds["teacher"] = seconds.get("teacher", 0.0) + time.perf_counter() - begun
     with _alone(job.folder, session):
         if not force and (done := _finished(job.folder, session)):
             return done
@@ -122,6 +139,59 @@ def make_teacher(
         about = {"name": config.name, "key": made.key, "n_train": made.n_train}
         about["run"] = Path(made.path).name
     return Teacher(job.teacher, session.device), about
+
+
+def rank_by_teacher(job: Job, session: Session, given: Given, seconds: dict[str, float]) -> Ranking:
+    """The order that a sampler makes from a teacher's outputs, kept in ``<out>/splits``.
+
+    The teacher is made by a run of its own if need be. What it is asked here is no part of the
+    training's queries.
+
+    Args:
+        job: The run; its subset is a stand-in.
+        session: Shared by the runs of this process.
+        given: Parts handed over from Python.
+        seconds: Gets the time of the teacher and of the order (``split``).
+    """
+    begun = time.perf_counter()
+    config, images = ranking_run(job.config), job.data.train
+    asked = job._replace(config=config, teacher=teacher_network(config, job.data, given))
+    teacher, about = make_teacher(asked, session, given)
+    if teacher is None or about is None:
+        raise RuntimeError("a teacher was asked for")
+    seconds["teacher"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    who = {"name": str(about["name"]), "key": str(about["key"])}
+    mark = hashlib.sha256(f"{who['key']} {images.fingerprint}".encode()).hexdigest()[:12]
+    name = split_name(config.data).removesuffix(".npz")
+    path = session.out / "splits" / f"{name}-{mark}.npz"
+    if session.main:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                write(path, _rank_now(config, teacher.net, images, who, session))
+    session.fabric.barrier()
+    try:
+        ranking = read(path)
+        check_data(ranking, images.fingerprint, len(images))
+    except DataError as error:
+        raise FskdError(f"{error}; delete {path} to make it anew") from None
+    seconds["split"] = time.perf_counter() - begun
+    return ranking
+
+
+def _rank_now(
+    config: RunConfig, net: FeatureNet, images: ImageSet, who: dict[str, str], session: Session
+) -> Ranking:
+    begun, data = time.perf_counter(), config.data
+    sampler = make_sampler(data)
+    pool = fill_pool(net, images, sampler.reads, session.device, session.runtime.workers)
+    ranking = rank(data.name, data.sampler.name, sampler, images, data.split_seed, pool)
+    seconds = time.perf_counter() - begun
+    session.screen.say(
+        f"{data.sampler.name} ranked {len(images):,} images by {who['name']} in {seconds:.1f} s"
+    )
+    return replace(ranking, teacher=who)
 
 
 def _write(
