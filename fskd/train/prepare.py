@@ -35,7 +35,7 @@ class Given(NamedTuple):
 
     Attributes:
         data: Images to train and test on.
-        teacher: A trained network.
+        teacher: A trained network, used as it is if it is a ``FeatureNet``, else copied.
         students: Networks to train; trained in place.
     """
 
@@ -154,6 +154,7 @@ def choose_subset(config: RunConfig, data: DataSplits) -> Subset:
     if settings.shots is not None and not sampler.balanced:
         accepted = f"a class-balanced sampler, or n or fraction instead of shots for '{name}'"
         raise SettingError("data.shots", settings.shots, accepted)
+    sampler.check(data, settings.shots, settings.val)
     ranking = rank(settings.name, name, sampler, train, settings.split_seed)
     size = subset_size(
         train.targets, train.num_classes, settings.fraction, settings.shots, settings.n
@@ -201,7 +202,9 @@ def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
 
 def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet:
     """The teacher's network, with weights if they come from a file or from Python."""
-    if given.teacher is not None:
+    if isinstance(given.teacher, FeatureNet):
+        net = given.teacher
+    elif given.teacher is not None:
         net = FeatureNet(copy.deepcopy(given.teacher))  # it will be frozen and moved
     elif config.teacher is not None:
         net = seeded_network(config.teacher.name, data, "teacher.name", 0, "teacher")
@@ -265,7 +268,12 @@ def prepare(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Job:
         FskdError: One line about the first setting or file that does not fit.
     """
     config = pin(config, given)
-    data = given.data or load_data(config)
+    folder = RunDir(out / f"{config.label()}-{config.key()}")
+    return build(config, given.data or load_data(config), folder, given)
+
+
+def build(config: RunConfig, data: DataSplits, folder: RunDir, given: Given = NOTHING_GIVEN) -> Job:
+    """Every part of a run from its data; see ``prepare``."""
     subset = choose_subset(config, data)
     students = student_networks(config, data, given)
     teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
@@ -288,7 +296,6 @@ def prepare(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Job:
         real_rows, n_generated = generator.rows(config.optim.batch_size)
         scale = generator.step_scale
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
-    folder = RunDir(out / f"{config.label()}-{config.key()}")
     return Job(
         config, data, subset, students, teacher, method,
         generator, real_rows, n_generated, steps, folder,
