@@ -66,7 +66,7 @@ class Episodic(Stratified):
 
     Settings = EpisodicSettings
     settings: EpisodicSettings
-    # A student a second rather than a minute; docs/episodic.md has what was measured.
+    # A few seconds a student on one core; docs/episodic.md has what was measured.
     defaults: ClassVar[Mapping[str, Any]] = {"budget": {"steps": 200}, "optim": {"batch_size": 32}}
 
     def check(self, data: DataSplits, shots: int | None, n_val: int) -> None:
