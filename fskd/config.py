@@ -14,6 +14,7 @@ from pydantic import Field, SerializeAsAny, model_serializer, model_validator
 
 from fskd.data.augment import AugmentSettings
 from fskd.data.samplers.base import SamplerSettings
+from fskd.data.samplers.episodic import EpisodicSettings
 from fskd.types import Settings
 
 
@@ -68,10 +69,17 @@ class DataConfig(Settings):
         return self
 
     @property
+    def episodic(self) -> EpisodicSettings | None:
+        """The settings of an episodic run; None for any other."""
+        settings = self.sampler.parts[0][1]
+        return settings if isinstance(settings, EpisodicSettings) else None
+
+    @property
     def size_label(self) -> str:
         """Short name of the subset's size, as used in folder names and tables."""
         if self.shots is not None:
-            return f"{self.shots}shot"
+            ways = "" if self.episodic is None else f"{self.episodic.ways}way-"
+            return f"{ways}{self.shots}shot"
         if self.n is not None:
             return f"n{self.n}"
         return f"{100 * (1.0 if self.fraction is None else self.fraction):g}pct"

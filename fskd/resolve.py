@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fskd.config import Component, RunConfig
+from fskd.config import Component, DataConfig, RunConfig
 from fskd.data.datasets.base import datasets
 from fskd.data.samplers.base import samplers
 from fskd.errors import FskdError, SettingError, suggest
@@ -226,14 +226,39 @@ def layered(*layers: Mapping[str, Any]) -> Raw:
         raise SettingError("data.name", name, f"one of {', '.join(datasets.names())}")
     if not isinstance(data, Mapping):
         own["data"] = {"name": name}
-    return merge(merge(DEFAULTS, datasets.get(name).defaults), own)
+    suited = merge(datasets.get(name).defaults, _sampler_defaults(own["data"]))
+    return merge(merge(DEFAULTS, suited), own)
+
+
+def _sampler_defaults(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Run settings that suit the sampler, if it is named."""
+    sampler = data.get("sampler")
+    name = sampler.get("name") if isinstance(sampler, Mapping) else sampler
+    return samplers.get(name).defaults if isinstance(name, str) else {}
+
+
+def _sampler(data: Raw) -> Component:
+    """The sampler; ``data.ways`` stands for ``data.sampler.ways``, and is taken out of ``data``."""
+    sampler = component(samplers, data["sampler"], "data.sampler")
+    own = data["sampler"] if isinstance(data["sampler"], Mapping) else {}
+    moved = {}
+    for name in set(data) - set(DataConfig.model_fields):
+        owners = [s for s in samplers.names() if name in samplers.get(s).Settings.model_fields]
+        if sampler.name in owners and name not in own:
+            moved[name] = data.pop(name)
+        elif sampler.name in owners:
+            raise SettingError(f"data.{name} and data.sampler.{name}", "both", "one of them")
+        elif owners:
+            accepted = f"no such setting unless the sampler is {' or '.join(owners)}"
+            raise SettingError(f"data.{name}", data[name], accepted)
+    return component(samplers, {**own, "name": sampler.name, **moved}, "data")
 
 
 def _build(raw: Raw) -> RunConfig:
     seed = raw.get("seed", 0)
     method = component(methods, raw["method"], "method", joined=True)
     data = dict(raw["data"])
-    data["sampler"] = component(samplers, data["sampler"], "data.sampler")
+    data["sampler"] = _sampler(data)
     data.setdefault("split_seed", seed)
     teacher = raw.get("teacher")
     config = {

@@ -6,6 +6,7 @@ the end), ``student.safetensors`` and, written last, ``result.json``: its presen
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,6 +51,9 @@ class Result:
         phases: Steps of each phase.
         final_loss: Last logged value of every term.
         peers_top1: Test accuracy of every further student.
+        episodes: Of an episodic run: ``n``, ``top1`` of each, their sample ``std``, and
+            ``interval``, half the width of the mean's 95 % t-interval (None for one episode).
+            All other numbers are then means over episodes, but seconds are sums.
         seconds: Wall-clock time of each part.
         versions: Of Python, fskd and the libraries that matter.
         device: Where it ran.
@@ -84,6 +88,7 @@ class Result:
     tv_paths: float | None = None
     phases: dict[str, int] = field(default_factory=dict)
     final_loss: dict[str, float] = field(default_factory=dict)
+    episodes: dict[str, Any] | None = None
     peers_top1: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -180,6 +185,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def episodes(self) -> Path:
+        """One JSON object for each finished episode of an episodic run."""
+        return self.path / "episodes.jsonl"
+
+    @property
     def result(self) -> Path:
         """Present if and only if the run is finished."""
         return self.path / "result.json"
@@ -197,14 +207,17 @@ class RunDir:
 
     def clear(self) -> None:
         """Removes all that a run leaves, the result first, so that it counts as unfinished."""
-        for path in (self.result, self.state, self.metrics, self.student):
+        for path in (self.result, self.state, self.metrics, self.episodes, self.student):
             path.unlink(missing_ok=True)
         for path in self.path.glob("peer*.safetensors"):
             path.unlink()
         self.clean()
 
     def clean(self) -> None:
-        """Removes temporary files that a killed process left."""
+        """Removes what is needed only while the run goes on or was left by a killed process."""
+        self.state.unlink(missing_ok=True)
+        for path in self.path.glob("episode*/"):
+            shutil.rmtree(path)
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 

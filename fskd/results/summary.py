@@ -97,17 +97,40 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), std, len(values))
 
 
+def accuracies(result: Result) -> list[float]:
+    """Top-1 of every student of a run: one, or one for each episode."""
+    return [result.top1] if result.episodes is None else list(result.episodes["top1"])
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> float | None:
+    """Half the width of the mean's t-interval; None for one value.
+
+    Example:
+        >>> round(interval([1.0, 3.0]), 2)
+        12.71
+    """
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtrit  # lighter than scipy.stats, and only where it is needed
+
+    quantile = stdtrit(len(values) - 1, (1 + level) / 2)
+    return float(quantile * statistics.stdev(values) / math.sqrt(len(values)))
+
+
 def paired_difference(ours: Iterable[Result], baseline: Iterable[Result]) -> Paired | None:
     """Top-1 of ``ours`` minus ``baseline``, matched by seed and split; None without a match.
 
     Matched runs share the subset and the initialisation, so their difference varies less than
-    either of them.
+    either of them. Episodic runs are matched episode by episode.
     """
-    known = {(r.seed, r.split_sha256, r.n_train): r.top1 for r in baseline}
+    known = {(r.seed, r.split_sha256, r.n_train): accuracies(r) for r in baseline}
     differences = [
-        r.top1 - known[r.seed, r.split_sha256, r.n_train]
+        mine - theirs
         for r in ours
         if (r.seed, r.split_sha256, r.n_train) in known
+        for mine, theirs in zip(
+            accuracies(r), known[r.seed, r.split_sha256, r.n_train], strict=True
+        )
     ]
     if not differences:
         return None

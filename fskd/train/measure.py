@@ -9,7 +9,14 @@ from torch import Tensor
 
 from fskd.errors import TrainingError
 from fskd.models.teacher import Teacher
-from fskd.train.evaluate import agreement, path_variation, predict, scores, total_variation
+from fskd.train.evaluate import (
+    N_PATHS,
+    agreement,
+    path_variation,
+    predict,
+    scores,
+    total_variation,
+)
 from fskd.train.loop import phase_steps
 from fskd.train.prepare import Job
 from fskd.types import Ranking
@@ -25,6 +32,7 @@ def measure(
     about_teacher: dict[str, Any] | None,
     device: torch.device,
     test_logits: dict[str, Tensor],
+    n_paths: int = N_PATHS,
 ) -> dict[str, Any]:
     """The measured fields of a ``Result``.
 
@@ -34,6 +42,7 @@ def measure(
         about_teacher: Its name and key; top1 is added.
         device: Where networks run.
         test_logits: Teacher logits on the test split by key, filled here.
+        n_paths: Points between training points on which student and teacher are compared.
     """
     data, subset, student = job.data, job.subset, job.students[0]
     points = subset.train[:TRAIN_POINTS]
@@ -74,7 +83,7 @@ def measure(
     found["tv_test"] = total_variation(logits, known)
     found["tv_train"] = total_variation(on_train, predict(teacher.net, data.train, device, points))
     found["tv_paths"] = path_variation(
-        student, teacher.net, data.train, points, device, job.config.seed
+        student, teacher.net, data.train, points, device, job.config.seed, n_paths
     )
     return found
 

@@ -34,7 +34,7 @@ class Given(NamedTuple):
 
     Attributes:
         data: Images to train and test on.
-        teacher: A trained network.
+        teacher: A trained network, used as it is if it is a ``FeatureNet``, else copied.
         students: Networks to train; trained in place.
     """
 
@@ -160,7 +160,9 @@ def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
 
 def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet:
     """The teacher's network, with weights if they come from a file or from Python."""
-    if given.teacher is not None:
+    if isinstance(given.teacher, FeatureNet):
+        net = given.teacher
+    elif given.teacher is not None:
         net = FeatureNet(copy.deepcopy(given.teacher))  # it will be frozen and moved
     elif config.teacher is not None:
         net = seeded_network(config.teacher.name, data, "teacher.name", 0, "teacher")
@@ -254,6 +256,18 @@ def prepare(
     ranking = known or ranking
     if ranking is None:
         check_ranking_teacher(config, data, given)
+    folder = RunDir(out / f"{config.label()}-{config.key()}")
+    return build(config, data, folder, given, ranking)
+
+
+def build(
+    config: RunConfig,
+    data: DataSplits,
+    folder: RunDir,
+    given: Given = NOTHING_GIVEN,
+    ranking: Ranking | None = None,
+) -> Job:
+    """Every part of a run from its data and their order; see ``prepare``."""
     subset = choose_subset(config, data, ranking)
     students = student_networks(config, data, given)
     teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
@@ -276,7 +290,6 @@ def prepare(
         real_rows, n_generated = generator.rows(config.optim.batch_size)
         scale = generator.step_scale
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
-    folder = RunDir(out / f"{config.label()}-{config.key()}")
     return Job(
         config, data, subset, ranking, students, teacher, method,
         generator, real_rows, n_generated, steps, folder,

@@ -98,10 +98,12 @@ def choose_subset(config: RunConfig, data: DataSplits, ranking: Ranking | None =
     """
     settings, train = config.data, data.train
     imported = settings.split_file is not None
-    if settings.shots is not None and not imported and not make_sampler(settings).balanced:
+    sampler = make_sampler(settings)
+    if settings.shots is not None and not imported and not sampler.balanced:
         name = settings.sampler.name
         accepted = f"a class-balanced sampler, or n or fraction instead of shots for '{name}'"
         raise SettingError("data.shots", settings.shots, accepted)
+    sampler.check(data, settings.shots, settings.val)
     ranking = ranking or known_ranking(config, train) or _stand_in(config, train)
     size = subset_size(
         train.targets, train.num_classes, settings.fraction, settings.shots, settings.n

@@ -23,6 +23,7 @@ from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
+from fskd.train.episodes import check_episodic, train_episodes
 from fskd.train.measure import measure
 from fskd.train.prepare import (
     NOTHING_GIVEN,
@@ -62,6 +63,7 @@ def run(
     begun = time.perf_counter()
     job = prepare(config, session.out, given)
     check_processes(job, session.fabric.world_size)
+    check_episodic(job.config, given)
     if not force and (done := _finished(job.folder, session)):
         hint = " (--force repeats it)" if role == "student" else ""
         session.tell_once(f"{role} already finished: {job.folder.path}{hint}")
@@ -79,15 +81,33 @@ def run(
         if force and session.main:
             job.folder.clear()
         session.fabric.barrier()
-        counts = train(job, session, teacher, role)
-        begun = time.perf_counter()
-        seconds["train"] = counts.seconds
-        result = None
-        if session.main:
-            found = measure(job, teacher, about, session.device, session.test_logits)
-            seconds["evaluate"] = time.perf_counter() - begun
-            result = _write(job, counts, found, seconds, session)
+        if job.config.data.episodic is not None:
+            counts, found = train_episodes(job, session, teacher, about, seconds)
+        else:
+            counts, found = _train_once(job, session, teacher, about, seconds, role)
+        result = _write(job, counts, found, seconds, session) if session.main else None
         return cast(Result, session.fabric.broadcast(result))
+
+
+def _train_once(
+    job: Job,
+    session: Session,
+    teacher: Teacher | None,
+    about: dict[str, Any] | None,
+    seconds: dict[str, float],
+    role: str,
+) -> tuple[Counts, dict[str, Any]]:
+    """Trains and measures the students of a run; the first process measures and keeps them."""
+    counts = train(job, session, teacher, role)
+    seconds["train"] = counts.seconds
+    begun, found = time.perf_counter(), {}
+    if session.main:
+        found = measure(job, teacher, about, session.device, session.test_logits)
+        for i, net in enumerate(job.students):
+            path = job.folder.student if i == 0 else job.folder.path / f"peer{i}.safetensors"
+            save_weights(net.net, path)
+    seconds["evaluate"] = time.perf_counter() - begun
+    return counts, found
 
 
 def _finished(folder: RunDir, session: Session) -> Result | None:
@@ -201,16 +221,13 @@ def _write(
     seconds: dict[str, float],
     session: Session,
 ) -> Result:
-    """Writes the weights, then the result, then drops the training state."""
+    """Writes the result, after all else, then drops the training state."""
     folder = job.folder
-    for i, net in enumerate(job.students):
-        path = folder.student if i == 0 else folder.path / f"peer{i}.safetensors"
-        save_weights(net.net, path)
     result = Result(
         key=job.config.key(),
         config=job.config.model_dump(mode="json"),
         steps=counts.step,
-        epochs=round(counts.student_rows / len(job.subset.train), 3),
+        epochs=round(counts.student_rows / found["n_train"], 3),
         student_rows=counts.student_rows,
         teacher_queries=counts.teacher_queries,
         final_loss=counts.last,
@@ -222,6 +239,5 @@ def _write(
         **found,
     )
     write_text(folder.result, result.to_json())
-    folder.state.unlink(missing_ok=True)
     folder.clean()
     return result

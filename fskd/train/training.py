@@ -90,8 +90,7 @@ def _reporter(
     config = job.config
     log = MetricsLog(job.folder.metrics if session.main else None, counts.step)
     if session.main:
-        dumped = {"key": config.key(), **config.model_dump(mode="json")}
-        write_text(job.folder.path / "config.yaml", yaml.safe_dump(dumped, sort_keys=False))
+        save_config(job)
     n = f"n={len(job.subset.train)}"
     title = f"{role} {config.student} {config.method.name} {n} seed {config.seed}"
     session.screen.begin(title, job.steps, counts.step)
@@ -101,6 +100,12 @@ def _reporter(
         session.screen.step(record, job.steps, config.optim.batch_size)
 
     return report
+
+
+def save_config(job: Job) -> None:
+    """Writes the run's settings beside its results."""
+    dumped = {"key": job.config.key(), **job.config.model_dump(mode="json")}
+    write_text(job.folder.path / "config.yaml", yaml.safe_dump(dumped, sort_keys=False))
 
 
 def _saver(

@@ -1,13 +1,14 @@
 """The interface of a sampler: what may be looked at -> a full order of the training examples."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fskd.errors import DataError, FskdError
 from fskd.registry import Registry
-from fskd.types import Pool, Settings
+from fskd.types import DataSplits, Pool, Settings
 
 
 class SamplerSettings(Settings):
@@ -22,10 +23,12 @@ class Sampler(ABC):
         reads: Teacher outputs that ``rank`` needs in the pool, of "embedding" and "logits".
         balanced: Whether the first k*K examples are k of each of K equally large classes; here
             the setting ``per_class``, and False without one.
+        defaults: Run settings that suit the sampler, nested as in a run configuration.
     """
 
     Settings: ClassVar[type[SamplerSettings]] = SamplerSettings
     reads: ClassVar[frozenset[str]] = frozenset()
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, settings: SamplerSettings | None = None) -> None:
         self.settings = settings or self.Settings()
@@ -38,6 +41,15 @@ class Sampler(ABC):
     @abstractmethod
     def rank(self, pool: Pool, rng: np.random.Generator) -> np.ndarray:
         """A permutation of 0..N-1, int64 (N,); every subset is a prefix of it."""
+
+    def check(self, data: DataSplits, shots: int | None, n_val: int) -> None:  # noqa: B027
+        """SettingError where the sampler cannot serve a run; by default it always can.
+
+        Args:
+            data: The data set.
+            shots: Examples per class, if the subset's size is given so.
+            n_val: Validation examples.
+        """
 
 
 def teacher_output(pool: Pool, name: str, sampler: str) -> np.ndarray:
