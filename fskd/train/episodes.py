@@ -22,6 +22,7 @@ from fskd.config import FULL_SAMPLER, RunConfig
 from fskd.data.samplers.episodic import Episode, EpisodicSettings, draw_episodes
 from fskd.errors import FskdError, SettingError, TrainingError
 from fskd.models.restricted import Restricted
+from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
 from fskd.results.store import RunDir, write_text
 from fskd.results.summary import interval, spread
@@ -144,12 +145,8 @@ def _one(
     about: dict[str, Any] | None,
 ) -> Record:
     """Trains and measures one student."""
-    settings = cast(EpisodicSettings, job.config.data.episodic)
     net = None if teacher is None else Restricted(teacher.net, episode.classes)
-    data = episode_data(job.data, episode, settings.query_split)
-    config = episode_config(job.config, number)
-    ranking = known_ranking(config, data.train)
-    task = build(config, data, _folder(job, number), Given(teacher=net), ranking)
+    task = episode_job(job, number, episode, net)
     task.folder.path.mkdir(exist_ok=True)
     asked = None if net is None else Teacher(net, session.device)
     record = None
@@ -161,7 +158,7 @@ def _one(
             teacher_top1 = found["teacher"]["top1"] if "teacher" in found else None
             record = {
                 "episode": number,
-                "classes": list(data.train.classes),
+                "classes": list(task.data.train.classes),
                 **{name: found.get(name) for name in MEASURED},
                 "teacher_top1": teacher_top1,
                 "peers_top1": found["peers_top1"],
@@ -172,6 +169,22 @@ def _one(
     except TrainingError as error:
         raise TrainingError(f"episode {number}: {error}") from None
     return cast(Record, session.fabric.broadcast(record))
+
+
+def episode_job(job: Job, number: int, episode: Episode, teacher: FeatureNet | None) -> Job:
+    """The training of one episode, ready to start.
+
+    Args:
+        job: The episodic run, prepared for all classes.
+        number: Of the episode.
+        episode: Its examples.
+        teacher: Restricted to its classes, or None.
+    """
+    settings = cast(EpisodicSettings, job.config.data.episodic)
+    data = episode_data(job.data, episode, settings.query_split)
+    config = episode_config(job.config, number)
+    ranking = known_ranking(config, data.train)
+    return build(config, data, _folder(job, number), Given(teacher=teacher), ranking)
 
 
 def episode_config(config: RunConfig, number: int) -> RunConfig:
