@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fskd.command import make_console, run_command, whole
 from fskd.errors import DataError, SettingError
-from fskd.run import main as run_main
-from fskd.run import make_console, whole
 
 if TYPE_CHECKING:
     from fskd.config import RunConfig
@@ -90,7 +89,8 @@ def make(
 def _rank(data: dict[str, object], overrides: list[str]) -> "tuple[RunConfig, Ranking, float]":
     """The settings, the order made anew, and the seconds that it took."""
     from fskd.config import Runtime
-    from fskd.resolve import merge, parse_override, resolve, validate
+    from fskd.raw import merge, parse_override
+    from fskd.resolve import resolve, validate
 
     layer: dict[str, object] = {"data": data, "method": "ce"}
     for text in overrides:
@@ -322,7 +322,7 @@ def dedupe(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 for bad input)."""
-    return run_main(arguments, app, "python -m fskd.split")
+    return run_command(app, "python -m fskd.split", arguments)
 
 
 if __name__ == "__main__":

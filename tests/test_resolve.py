@@ -9,7 +9,8 @@ import yaml
 
 from fskd.errors import FskdError, SettingError
 from fskd.protocol import Protocol, read_protocol
-from fskd.resolve import merge, parse_override, parse_yaml, resolve, validate
+from fskd.raw import merge, parse_override, parse_yaml
+from fskd.resolve import resolve, validate
 
 
 def test_defaults() -> None:

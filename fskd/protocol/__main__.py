@@ -10,15 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fskd.command import run_command
 from fskd.errors import FskdError
 
 if TYPE_CHECKING:
     from fskd.protocol.plan import Plan
     from fskd.protocol.schema import Protocol, Run
     from fskd.train.calibrate import Planner
-
-# Typer carries click inside and exports only a part of its exceptions; this is the common base.
-UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -137,18 +135,7 @@ def span(seconds: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 for bad input)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        code = typer.main.get_command(app).main(
-            given, "python -m fskd.protocol", standalone_mode=False
-        )
-    except (UsageError, FskdError) as error:
-        message = error.format_message() if isinstance(error, UsageError) else str(error)
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    return code if isinstance(code, int) else 0
+    return run_command(app, "python -m fskd.protocol", arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from fskd.errors import SettingError
-from fskd.resolve import EXCLUSIVE, NAMED
+from fskd.raw import EXCLUSIVE, NAMED
 
 
 def leaves(layer: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -19,7 +19,8 @@ from pydantic import Field, NonNegativeInt, StringConstraints, field_validator, 
 from fskd.config import RunConfig
 from fskd.errors import FskdError, SettingError
 from fskd.protocol.clashes import leaves, refuse_clashes
-from fskd.resolve import NAMED, Raw, layered, merge, nested, read_yaml, resolve, validate
+from fskd.raw import NAMED, Raw, merge, nested, read_yaml
+from fskd.resolve import layered, resolve, validate
 from fskd.types import Settings
 
 MAX_SEEDS, MAX_RUNS = 1000, 20_000

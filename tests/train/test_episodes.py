@@ -24,7 +24,8 @@ from fskd.data.samplers.episodic import draw_episodes
 from fskd.errors import FskdError, SettingError
 from fskd.models.catalog import build
 from fskd.models.checkpoint import load_weights
-from fskd.resolve import merge, resolve
+from fskd.raw import merge
+from fskd.resolve import resolve
 from fskd.results.store import Result
 from fskd.train.episodes import episode_config, episode_data
 from fskd.train.prepare import NOTHING_GIVEN

@@ -21,7 +21,8 @@ from fskd.data.splits import order_hash, rank
 from fskd.errors import DataError, FskdError, SettingError
 from fskd.models.catalog import build
 from fskd.models.taps import FeatureNet
-from fskd.resolve import merge, resolve
+from fskd.raw import merge
+from fskd.resolve import resolve
 from fskd.results.store import Result
 from fskd.train.prepare import prepare
 from fskd.train.ranking import fill_pool, split_name
