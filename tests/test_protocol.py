@@ -7,22 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fskd.config import RunConfig
+from fskd.data.datasets.base import Extent, load
+from fskd.data.manifest import save_split, shipped, split_names
+from fskd.data.splits import order_hash
 from fskd.errors import FskdError, SettingError
 from fskd.methods.base import methods
-from fskd.protocol import Protocol, read_protocol
+from fskd.protocol import Protocol, Run, read_protocol
 from fskd.protocol.__main__ import main, span
 from fskd.protocol.plan import make_plan
 from fskd.resolve import resolve, validate
 from fskd.results.names import load_names, save_names
 from fskd.results.store import Result
 from fskd.train.calibrate import Planner
-from fskd.train.estimate import Cost, here, stand_in
-from fskd.train.prepare import prepare
+from fskd.train.estimate import Cost, _noise, here, stand_in
+from fskd.train.prepare import Given, prepare
+from fskd.train.ranking import split_name
+from fskd.types import Ranking
 
 FOLDER = Path(__file__).parents[1] / "protocols"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -326,6 +332,33 @@ def test_counts_are_those_of_the_runs(command: Any, out: Path, tmp_path: Path) -
             expected = expected._replace(teacher_queries=result.teacher_queries)
         got = Cost(result.n_train, result.steps, result.student_rows, result.teacher_queries)
         assert got == expected, arm
+
+
+def test_a_teacher_that_only_chooses_is_counted(tmp_path: Path) -> None:
+    """Unless a split file has the order; and a method that asks it needs it in any case."""
+    layer = {"method": "ce", "data": {"sampler": "kcenter", "shots": 2}}
+    config = resolve(layer, {"data": {"splits": "none"}})
+    assert make_plan([Run("ce", config)], Planner(), tmp_path).teachers == 1
+    name, order = "digits/kcenter-seed0.npz", torch.arange(1198)
+    train = load("digits").train
+    settings = config.data.sampler.parts[0][1].model_dump()
+    about = ("digits", "kcenter", settings, 0, order, train.fingerprint)
+    save_split(tmp_path, name, Ranking(*about, order_hash(order)), "", force=False)
+    filed = {"data": {"splits": str(tmp_path), "shots": None, "n": 100}}
+    plans = {m: resolve(layer, filed, {"method": m}) for m in ("ce", "kd")}
+    assert [
+        make_plan([Run(name, config)], Planner(), tmp_path).teachers
+        for name, config in plans.items()
+    ] == [0, 1]
+
+
+def test_noise_has_no_split_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the data are absent, the files that are shipped for them do not matter."""
+    extent = Extent(1000, 500, 10, (1, 28, 28))
+    monkeypatch.setattr("fskd.train.calibrate.stand_in", lambda _: Given(data=_noise(extent)))
+    config = resolve({"data": {"name": "fashion_mnist", "shots": 4}, "method": "kd"})
+    assert split_name(config.data) in split_names(shipped())
+    assert Planner().cost(config).n_train == 40
 
 
 def test_unequal_arms_are_marked(capsys: Any, tmp_path: Path) -> None:

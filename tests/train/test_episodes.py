@@ -20,6 +20,7 @@ from scipy import stats
 import fskd
 from fskd.config import Runtime
 from fskd.data.datasets.base import load
+from fskd.data.manifest import shipped
 from fskd.data.samplers.episodic import draw_episodes
 from fskd.errors import FskdError, SettingError
 from fskd.models.catalog import build
@@ -27,7 +28,9 @@ from fskd.models.checkpoint import load_weights
 from fskd.raw import merge
 from fskd.resolve import resolve
 from fskd.results.store import Result
+from fskd.train.calibrate import Planner
 from fskd.train.episodes import episode_config, episode_data
+from fskd.train.estimate import Cost
 from fskd.train.prepare import NOTHING_GIVEN
 from fskd.train.prepare import build as build_job
 from fskd.train.runner import RunDir, run
@@ -42,6 +45,7 @@ needs_learn2learn = pytest.mark.skipif(
 )
 
 TASKS = ["--sampler", "episodic", "--set", "data.ways=3", "data.shots=2", "data.queries=5"]
+FILE = shipped() / "digits" / "stratified-seed0.npz"
 SHORT = ["data.episodes=4", "budget.steps=5", "teacher.budget.steps=20"]
 RAW: dict[str, Any] = {
     "data": {"sampler": "episodic", "ways": 3, "shots": 2, "queries": 5, "episodes": 4},
@@ -110,6 +114,15 @@ def test_paired_by_episode(command: Command, tmp_path: Path) -> None:
     assert f"{100 * statistics.fmean(apart):+.2f} +- {100 * error:.2f} points (4 episodes" in table
     for found in (ce, ours):
         assert f"{100 * found['top1']:.2f} +- {100 * found['episodes']['interval']:.2f}" in table
+
+
+@needs_learn2learn
+@pytest.mark.parametrize("method", ["ce", "kd", "kdplus"])
+def test_costs_are_foreseen(method: str, out: Path) -> None:
+    """Those of one episode, as the result has them."""
+    result, config = go(out, method=method), resolve(merge(RAW, {"method": method}))
+    got = Cost(result.n_train, result.steps, result.student_rows, result.teacher_queries)
+    assert Planner().cost(config) == got
 
 
 @needs_learn2learn
@@ -282,6 +295,7 @@ def test_killed(tmp_path: Path) -> None:
         (["data.shots=null"], ["data.shots", "none"]),
         (["data.val=10"], ["data.val", "10", "0 with episodic"]),
         (["teacher.data=subset"], ["teacher.data", "'subset'", "'full'"]),
+        ([f"data.split_file={FILE}"], ["data.split_file", "none with episodic"]),
         (["data.sampler.ways=4"], ["data.ways and data.sampler.ways", "one of them"]),
         (["data.way=4"], ["data.way", "unknown setting"]),
         (["data.sampler.way=4"], ["data.sampler.way", "'ways' (nearest)"]),
