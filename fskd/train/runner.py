@@ -205,7 +205,11 @@ def _rank_now(
 ) -> Ranking:
     begun, data = time.perf_counter(), config.data
     sampler = make_sampler(data)
-    pool = fill_pool(net, images, sampler.reads, session.device, session.runtime.workers)
+    whose = (who["key"], images.fingerprint, sampler.reads)
+    if session.last_pool is None or session.last_pool[0] != whose:
+        filled = fill_pool(net, images, sampler.reads, session.device, session.runtime.workers)
+        session.last_pool = (whose, filled)
+    pool = session.last_pool[1]
     ranking = rank(data.name, data.sampler.name, sampler, images, data.split_seed, pool)
     seconds = time.perf_counter() - begun
     session.screen.say(

@@ -124,6 +124,16 @@ def test_pool_is_the_teacher_in_order() -> None:
     assert only.embeddings is None
 
 
+def test_seeds_share_the_pool(tmp_path: Path, tiny: dict[str, Any], probe: list[Pool]) -> None:
+    """The teacher is run on all images once in a process, and again for another teacher."""
+    session = Session(Runtime(out=str(tmp_path)))
+    for change in ({"seed": 0}, {"seed": 1}, {"seed": 0, "teacher": {"seed": 7}}):
+        run(resolve(tiny, PROBE, change), session)
+    assert probe[0] is probe[1]
+    assert probe[2] is not probe[0]
+    assert not torch.equal(probe[2].logits, probe[0].logits)
+
+
 def test_prepare_trains_nothing(tmp_path: Path, tiny: dict[str, Any], probe: list[Pool]) -> None:
     job = prepare(resolve(tiny, PROBE), tmp_path)
     assert job.ranking is None
