@@ -1,3 +1,11 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+# The committed split files lie at the top of the checkout and are installed inside the package.
+setup(
+    packages=[*find_packages(include=["fskd*"]), "fskd._splits"],
+    package_dir={"fskd._splits": "data_splits"},
+    package_data={
+        "fskd": ["py.typed", "losses/measured.json"],
+        "fskd._splits": ["MANIFEST.json", "*/*.npz"],
+    },
+)

@@ -12,7 +12,8 @@ from fskd.config import Runtime
 from fskd.data.datasets.arrays import from_arrays
 from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
-from fskd.resolve import merge, resolve, validate
+from fskd.raw import merge
+from fskd.resolve import resolve, validate
 from fskd.results.store import Result, RunDir
 from fskd.train.prepare import Given
 from fskd.train.runner import run

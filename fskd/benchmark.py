@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fskd.command import make_console, run_command, whole
 from fskd.errors import SettingError
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ def losses(
 ) -> None:
     """Time and memory of the loss paths against the plain composition (ratio above 1: faster)."""
     from fskd.losses import measuring
-    from fskd.run import make_console, whole
 
     sizes = [_shape(text) for text in shapes.split(",")]
     n_rounds = whole("--rounds", rounds, 5)
@@ -151,9 +151,7 @@ def write(rows: "Sequence[Row]", path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    from fskd.run import main as run
-
-    return run(arguments, app, "python -m fskd.benchmark")
+    return run_command(app, "python -m fskd.benchmark", arguments)
 
 
 if __name__ == "__main__":

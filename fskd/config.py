@@ -14,6 +14,7 @@ from pydantic import Field, SerializeAsAny, model_serializer, model_validator
 
 from fskd.data.augment import AugmentSettings
 from fskd.data.samplers.base import SamplerSettings
+from fskd.data.samplers.episodic import EpisodicSettings
 from fskd.types import Settings
 
 
@@ -50,6 +51,13 @@ class DataConfig(Settings):
     shots: int | None = Field(None, ge=1, description="Examples per class.")
     n: int | None = Field(None, ge=1, description="Examples in all.")
     split_seed: int = Field(ge=0)
+    splits: str | None = Field(
+        None, description="Folder of split files, or none to compute; not in the key."
+    )
+    split_file: str | None = Field(
+        None,
+        description="An order to use in place of the sampler's; not in the key (its hash is).",
+    )
     val: int = Field(0, ge=0, description="Validation examples, taken from outside the subset.")
     augment: AugmentSettings = AugmentSettings()
 
@@ -61,10 +69,17 @@ class DataConfig(Settings):
         return self
 
     @property
+    def episodic(self) -> EpisodicSettings | None:
+        """The settings of an episodic run; None for any other."""
+        settings = self.sampler.parts[0][1]
+        return settings if isinstance(settings, EpisodicSettings) else None
+
+    @property
     def size_label(self) -> str:
         """Short name of the subset's size, as used in folder names and tables."""
         if self.shots is not None:
-            return f"{self.shots}shot"
+            ways = "" if self.episodic is None else f"{self.episodic.ways}way-"
+            return f"{ways}{self.shots}shot"
         if self.n is not None:
             return f"n{self.n}"
         return f"{100 * (1.0 if self.fraction is None else self.fraction):g}pct"
@@ -141,7 +156,8 @@ class RunConfig(Settings):
     """Everything that determines a result.
 
     Attributes:
-        inputs_sha256: Hashes of what names do not determine: data, checkpoints, networks.
+        inputs_sha256: Hashes of what names do not determine: data, order of the examples,
+            checkpoints, networks.
     """
 
     data: DataConfig
@@ -158,8 +174,10 @@ class RunConfig(Settings):
     def payload(self) -> dict[str, Any]:
         """What the key is computed from: the settings without places."""
         dump = self.model_dump(mode="json")
-        for place in ("root", "download"):
+        for place in ("root", "download", "splits"):
             dump["data"].pop(place)
+        if self.data.split_file is None or "split" in self.inputs_sha256:
+            dump["data"].pop("split_file")
         teacher, level = dump["teacher"], "teacher"
         while teacher is not None:
             if teacher.pop("checkpoint") is not None:
@@ -186,7 +204,7 @@ class RunConfig(Settings):
         if self.teacher is None:
             raise ValueError("this run has no teacher")
         teacher, data = self.teacher, self.data
-        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0}
+        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0, "split_file": None}
         update: dict[str, Any] = {"augment": teacher.augment, "val": 0}
         if teacher.data == "full":
             update |= whole | {"sampler": FULL_SAMPLER}

@@ -2,26 +2,22 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from fskd.config import Component, RunConfig
+from fskd.config import Component, DataConfig, RunConfig
 from fskd.data.datasets.base import datasets
 from fskd.data.samplers.base import samplers
 from fskd.errors import FskdError, SettingError, suggest
 from fskd.generators.base import generators
 from fskd.methods.base import methods
 from fskd.methods.compose import phases_of
+from fskd.raw import Raw, merge
 from fskd.registry import Registry
 from fskd.types import Settings
 
 M = TypeVar("M", bound=BaseModel)
-Raw = dict[str, Any]
-
-MAX_YAML_BYTES = 1_000_000
 
 DEFAULTS: Raw = {
     "data": {"name": "digits", "sampler": {"name": "stratified"}},
@@ -37,97 +33,6 @@ DEFAULTS: Raw = {
     "budget": {"steps": 800},
     "seed": 0,
 }
-# Sections that are a part by name: another name drops the settings of the old one.
-_NAMED = {"method", "generator", "sampler"}
-# Settings of which at most one holds: a stronger layer's choice drops the weaker layer's.
-_EXCLUSIVE = ({"fraction", "shots", "n"}, {"steps", "epochs"})
-
-
-def merge(weak: Mapping[str, Any], strong: Mapping[str, Any], top: bool = True) -> Raw:
-    """Deep merge; see ``_NAMED`` and ``_EXCLUSIVE``. A name alone stands for ``{name: ...}``.
-
-    Args:
-        weak: What holds unless ``strong`` says otherwise.
-        strong: What wins.
-        top: Whether these are whole layers rather than a section of them.
-
-    Example:
-        >>> merge({"a": {"steps": 5, "x": 1}}, {"a": {"epochs": 2}})
-        {'a': {'x': 1, 'epochs': 2}}
-    """
-    merged = dict(weak)
-    for rivals in _EXCLUSIVE:
-        if any(strong.get(name) is not None for name in rivals):
-            merged = {k: v for k, v in merged.items() if k not in rivals}
-    for name, value in strong.items():
-        old = merged.get(name)
-        if name in {*_NAMED, "teacher"} or (top and name == "data"):
-            old, value = ({"name": x} if isinstance(x, str) else x for x in (old, value))
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            renamed = (
-                name in _NAMED and "name" in old and value.get("name") not in (None, old["name"])
-            )
-            merged[name] = dict(value) if renamed else merge(old, value, False)
-        else:
-            merged[name] = value
-    return merged
-
-
-def parse_override(text: str) -> Raw:
-    """``a.b=value`` as a nested mapping; the value is read as YAML.
-
-    Example:
-        >>> parse_override("method.temperature=2.5")
-        {'method': {'temperature': 2.5}}
-    """
-    path, equals, value = text.partition("=")
-    if not equals or not all(path.split(".")):
-        raise SettingError("--set", f"'{text}'", "name=value, such as method.temperature=2")
-    return nested(path, parse_yaml(value, f"--set {path}"))
-
-
-def nested(path: str, value: object) -> Raw:
-    """A dotted name and its value as a nested mapping.
-
-    Example:
-        >>> nested("a.b", 1)
-        {'a': {'b': 1}}
-    """
-    *outer, last = path.split(".")
-    mapping: Raw = {last: value}
-    for name in reversed(outer):
-        mapping = {name: mapping}
-    return mapping
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Plain data from YAML: no tags, no aliases, bounded size."""
-    if len(text) > MAX_YAML_BYTES:
-        raise FskdError(f"{where}: larger than {MAX_YAML_BYTES} bytes, which no settings file is")
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise FskdError(f"{where}: YAML aliases (*{event.anchor}) are not accepted")
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise FskdError(f"{where}: nested too deeply") from None
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise FskdError(f"{where}: not valid YAML ({problem})") from None
-
-
-def read_yaml(path: Path) -> Raw:
-    """The mapping in a YAML file."""
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise FskdError(f"{path}: larger than {MAX_YAML_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FskdError(f"{path}: cannot be read ({error})") from None
-    data = parse_yaml(text, str(path))
-    if not isinstance(data, dict):
-        raise FskdError(f"{path}: holds no mapping of settings")
-    return data
 
 
 def validate(model: type[M], raw: object, prefix: str = "") -> M:
@@ -226,14 +131,39 @@ def layered(*layers: Mapping[str, Any]) -> Raw:
         raise SettingError("data.name", name, f"one of {', '.join(datasets.names())}")
     if not isinstance(data, Mapping):
         own["data"] = {"name": name}
-    return merge(merge(DEFAULTS, datasets.get(name).defaults), own)
+    suited = merge(datasets.get(name).defaults, _sampler_defaults(own["data"]))
+    return merge(merge(DEFAULTS, suited), own)
+
+
+def _sampler_defaults(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Run settings that suit the sampler, if it is named."""
+    sampler = data.get("sampler")
+    name = sampler.get("name") if isinstance(sampler, Mapping) else sampler
+    return samplers.get(name).defaults if isinstance(name, str) else {}
+
+
+def _sampler(data: Raw) -> Component:
+    """The sampler; ``data.ways`` stands for ``data.sampler.ways``, and is taken out of ``data``."""
+    sampler = component(samplers, data["sampler"], "data.sampler")
+    own = data["sampler"] if isinstance(data["sampler"], Mapping) else {}
+    moved = {}
+    for name in [field for field in data if field not in DataConfig.model_fields]:
+        owners = [s for s in samplers.names() if name in samplers.get(s).Settings.model_fields]
+        if sampler.name in owners and name not in own:
+            moved[name] = data.pop(name)
+        elif sampler.name in owners:
+            raise SettingError(f"data.{name} and data.sampler.{name}", "both", "one of them")
+        elif owners:
+            accepted = f"no such setting unless the sampler is {' or '.join(owners)}"
+            raise SettingError(f"data.{name}", data[name], accepted)
+    return component(samplers, {**own, "name": sampler.name, **moved}, "data")
 
 
 def _build(raw: Raw) -> RunConfig:
     seed = raw.get("seed", 0)
     method = component(methods, raw["method"], "method", joined=True)
     data = dict(raw["data"])
-    data["sampler"] = component(samplers, data["sampler"], "data.sampler")
+    data["sampler"] = _sampler(data)
     data.setdefault("split_seed", seed)
     teacher = raw.get("teacher")
     config = {
@@ -248,7 +178,7 @@ def _build(raw: Raw) -> RunConfig:
         raise SettingError("teacher", None, f"a teacher, since {method.name} needs one")
     resolved = validate(RunConfig, config)
     # Checked in any case, but a run without teacher does not depend on it.
-    return resolved if needs_teacher(method) else resolved.model_copy(update={"teacher": None})
+    return resolved if uses_teacher(resolved) else resolved.model_copy(update={"teacher": None})
 
 
 def _generator(raw: object, method: Component, section: str) -> Component | None:
@@ -287,6 +217,13 @@ def _teacher(raw: object, section: str) -> object:
 def needs_teacher(method: Component) -> bool:
     """True if some phase reads the teacher."""
     return any(phase.reads.teacher for phase in phases_of(method.parts))
+
+
+def uses_teacher(config: RunConfig) -> bool:
+    """True if the method reads the teacher, or the sampler that chooses the examples does."""
+    name, _ = config.data.sampler.parts[0]
+    ranked = config.data.split_file is None and bool(samplers.get(name).reads)
+    return ranked or needs_teacher(config.method)
 
 
 def students_needed(method: Component) -> int:

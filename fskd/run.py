@@ -1,7 +1,6 @@
 """``python -m fskd.run``: options -> settings -> finished runs and a table."""
 
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fskd.errors import FskdError, SettingError, TrainingError
+from fskd.command import make_console, run_command, whole
+from fskd.errors import SettingError
 
 if TYPE_CHECKING:
     from fskd.config import RunConfig
@@ -31,11 +31,7 @@ EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
     f"{what}:\n\n    [cyan]python -m fskd.run {options}[/cyan]" for what, options in EXAMPLES
 )
 
-# Typer carries click inside and exports only a part of its exceptions; this is the common base.
-UsageError: Any = typer.BadParameter.__base__
-
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-STOPPED = "stopped; the same command goes on from the last saved state, if there is one"
 DATA, NETS, TRAIN, RUN = "Data", "Networks", "Training", "Running"
 
 
@@ -165,7 +161,7 @@ def _execute(
 ) -> None:
     # Imported late, so that --help answers at once and mistakes in settings soon.
     from fskd.config import Runtime
-    from fskd.protocol import Protocol, read_protocol
+    from fskd.protocol import Protocol, Run, read_protocol
     from fskd.resolve import validate
 
     layer = _layer(options, overrides)
@@ -173,11 +169,14 @@ def _execute(
     protocol = Protocol(name="run") if file is None else read_protocol(file)
     names = str(options["method"]).split(",") if options["method"] else [None]
     points = list(_points(layer, names, seeds))
-    found = [config for point in points for config in protocol.expand(point)]
-    configs = list({config.key(): config for config in found}.values())
+    found = [item for point in points for item in protocol.runs(point)]
+    runs: list[Run] = list({item.config.model_dump_json(): item for item in found}.values())
+    configs = [item.config for item in runs]
 
+    from fskd.results.names import save_names
     from fskd.results.tables import show
-    from fskd.train.prepare import choose_subset, load_data, prepare
+    from fskd.train.prepare import load_data, prepare
+    from fskd.train.ranking import choose_subset
     from fskd.train.runner import run
     from fskd.train.screen import make_screen
     from fskd.train.session import Session
@@ -188,14 +187,19 @@ def _execute(
     for config in configs:
         choose_subset(config, load_data(config))
     session = Session(runtime, make_screen(runtime.quiet))
-    results = [run(config, session, force=force) for config in configs]
+    results, labels = [], {}
+    for arm, config in runs:
+        results.append(run(config, session, force=force))
+        labels[results[-1].key] = arm
+        if session.main and protocol.arms:
+            save_names(session.out, protocol.name, labels)
     if session.main:
-        show(results, make_console())
+        show(results, make_console(), labels if protocol.arms else {})
 
 
 def _layer(options: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Named options, then ``--set``, as one nested mapping."""
-    from fskd.resolve import merge, nested, parse_override
+    from fskd.raw import merge, nested, parse_override
 
     _check_exclusive(options)
     layer: dict[str, Any] = {}
@@ -211,7 +215,7 @@ def _points(
     layer: dict[str, Any], names: Sequence[str | None], seeds: range | None
 ) -> Iterator[dict[str, Any]]:
     """The layer for every method and seed asked for."""
-    from fskd.resolve import merge
+    from fskd.raw import merge
 
     parts = {part for name in names if name for part in name.split("+")}
     for name in names:
@@ -234,18 +238,6 @@ def _one_of_each(configs: "Sequence[RunConfig]") -> "Iterable[RunConfig]":
         return config.model_copy(update={"seed": 0, "data": data}).key()
 
     return {same_but_seeds(config): config for config in configs}.values()
-
-
-def make_console() -> Console:
-    """Stdout, wide enough for the tables when it is not a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
-
-
-def whole(option: str, text: str, least: int) -> int:
-    """The whole number that an option was given; SettingError if it is none or too small."""
-    if not text.isdecimal() or int(text) < least:
-        raise SettingError(option, f"'{text}'", f"a whole number of at least {least}")
-    return int(text)
 
 
 def _check_exclusive(options: dict[str, Any]) -> None:
@@ -277,64 +269,9 @@ def print_parts(console: Console) -> None:
     console.print("  any timm or torchvision name, or package.module:function", highlight=False)
 
 
-def spread_set(arguments: Sequence[str]) -> list[str]:
-    """Repeats ``--set`` before each of several values that follow it.
-
-    Example:
-        >>> spread_set(["--set", "a=1", "b.c=2", "--quiet"])
-        ['--set', 'a=1', '--set', 'b.c=2', '--quiet']
-    """
-    given: list[str] = []
-    inside = False
-    for argument in arguments:
-        if inside and "=" in argument and not argument.startswith("-"):
-            if given[-1] != "--set":
-                given.append("--set")
-        else:
-            inside = argument == "--set"
-        given.append(argument)
-    return given
-
-
-def main(
-    arguments: Sequence[str] | None = None,
-    commands: typer.Typer = app,
-    name: str = "python -m fskd.run",
-) -> int:
-    """Runs a command line; returns the exit code (2 for bad input, 1 for failed training).
-
-    Args:
-        arguments: What follows the name; of this process if None.
-        commands: The command line.
-        name: How it is called.
-    """
-    given = spread_set(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    try:
-        code = typer.main.get_command(commands).main(given, name, standalone_mode=False)
-        if code == 130:
-            return _fail(STOPPED, 130, False)
-        return code if isinstance(code, int) else 0
-    except UsageError as error:
-        return _fail(error.format_message(), 2, debug)
-    except TrainingError as error:
-        return _fail(str(error), 1, debug)
-    except FskdError as error:
-        return _fail(str(error), 2, debug)
-    except Exception as error:
-        if debug:
-            raise
-        where = "this is a fault of fskd or of a network of yours; --debug shows where"
-        return _fail(f"{type(error).__name__}: {error} ({where})", 1, debug)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail(STOPPED, 130, False)
-
-
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return code
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code (2 for bad input, 1 for failed training)."""
+    return run_command(app, "python -m fskd.run", arguments)
 
 
 if __name__ == "__main__":

@@ -230,6 +230,8 @@ class Ranking:
         order: int64 (N,), a permutation of 0..N-1.
         fingerprint: Fingerprint of the training images that the order belongs to.
         sha256: Hash of the order, in hexadecimal.
+        teacher: Name and key of the teacher whose outputs the sampler read; None if it read none.
+        source: Name of the file that the order was read from, or ``computed``.
     """
 
     dataset: str
@@ -239,3 +241,5 @@ class Ranking:
     order: Tensor
     fingerprint: str
     sha256: str
+    teacher: Mapping[str, str] | None = None
+    source: str = "computed"

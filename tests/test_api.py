@@ -19,7 +19,7 @@ from fskd.models.catalog import build
 from fskd.models.checkpoint import load_weights
 from fskd.resolve import resolve
 from fskd.seeding import derive
-from fskd.train.prepare import weights_hash
+from fskd.train.hashes import weights_hash
 from fskd.train.runner import run
 from fskd.train.session import Session
 

@@ -31,10 +31,27 @@ def order_hash(order: Tensor) -> str:
     return hashlib.sha256(order.numpy().astype("<u4").tobytes()).hexdigest()
 
 
-def rank(dataset: str, name: str, sampler: Sampler, images: ImageSet, seed: int) -> Ranking:
-    """The full order that a sampler gives for one split seed."""
-    order = torch.from_numpy(sampler.rank(Pool(images.targets), numpy_generator(seed, "split")))
-    settings = sampler.settings.model_dump()
+def rank(
+    dataset: str,
+    name: str,
+    sampler: Sampler,
+    images: ImageSet,
+    seed: int,
+    pool: Pool | None = None,
+) -> Ranking:
+    """The full order that a sampler gives for one split seed.
+
+    Args:
+        dataset: Name of the data set.
+        name: Name of the sampler.
+        sampler: The sampler.
+        images: The training images.
+        seed: Split seed.
+        pool: Labels and teacher outputs; the labels alone if None.
+    """
+    pool = pool or Pool(images.targets)
+    order = torch.from_numpy(sampler.rank(pool, numpy_generator(seed, "split")))
+    settings = sampler.settings.model_dump(mode="json")
     return Ranking(dataset, name, settings, seed, order, images.fingerprint, order_hash(order))
 
 
@@ -87,3 +104,11 @@ def take(ranking: Ranking, size: int, n_val: int, targets: Tensor, num_classes: 
     if n_val > left:
         raise SettingError("data.val", n_val, f"at most {left}, the examples outside the subset")
     return Subset(train, ranking.order[size : size + n_val], ranking.sha256)
+
+
+def check_balance(targets: Tensor, shots: int, source: str) -> None:
+    """SettingError unless the chosen examples are ``shots`` of every class."""
+    counts = torch.bincount(targets)
+    if int(counts.min()) != shots or int(counts.max()) != shots:
+        accepted = f"n or fraction: the first examples of {source} are not {shots} of every class"
+        raise SettingError("data.shots", shots, accepted)

@@ -6,6 +6,7 @@ the end), ``student.safetensors`` and, written last, ``result.json``: its presen
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ class Result:
         data_sha256: Fingerprint of the training images and labels.
         test_sha256: Fingerprint of the test images and labels.
         split_sha256: Hash of the ranking that the subset is a prefix of.
+        split_file: Name of the file the ranking was read from, or ``computed``.
+        split_queries: Rows that went through a teacher to make the ranking, whenever that was.
         top1: Accuracy on the test split after the last step.
         top5: Top-5 accuracy; None with ten classes or fewer.
         nll: Mean negative log-likelihood.
@@ -48,6 +51,9 @@ class Result:
         phases: Steps of each phase.
         final_loss: Last logged value of every term.
         peers_top1: Test accuracy of every further student.
+        episodes: Of an episodic run: ``n``, ``top1`` of each, their sample ``std``, and
+            ``interval``, half the width of the mean's 95 % t-interval (None for one episode).
+            All other numbers are then means over episodes, but seconds are sums.
         seconds: Wall-clock time of each part.
         versions: Of Python, fskd and the libraries that matter.
         device: Where it ran.
@@ -71,6 +77,8 @@ class Result:
     epochs: float
     student_rows: int
     teacher_queries: int
+    split_file: str = "computed"
+    split_queries: int = 0
     top5: float | None = None
     val_top1: float | None = None
     teacher: dict[str, Any] | None = None
@@ -80,6 +88,7 @@ class Result:
     tv_paths: float | None = None
     phases: dict[str, int] = field(default_factory=dict)
     final_loss: dict[str, float] = field(default_factory=dict)
+    episodes: dict[str, Any] | None = None
     peers_top1: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -176,6 +185,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def episodes(self) -> Path:
+        """One JSON object for each finished episode of an episodic run."""
+        return self.path / "episodes.jsonl"
+
+    @property
     def result(self) -> Path:
         """Present if and only if the run is finished."""
         return self.path / "result.json"
@@ -193,14 +207,17 @@ class RunDir:
 
     def clear(self) -> None:
         """Removes all that a run leaves, the result first, so that it counts as unfinished."""
-        for path in (self.result, self.state, self.metrics, self.student):
+        for path in (self.result, self.state, self.metrics, self.episodes, self.student):
             path.unlink(missing_ok=True)
         for path in self.path.glob("peer*.safetensors"):
             path.unlink()
         self.clean()
 
     def clean(self) -> None:
-        """Removes temporary files that a killed process left."""
+        """Removes what is needed only while the run goes on or was left by a killed process."""
+        self.state.unlink(missing_ok=True)
+        for path in self.path.glob("episode*/"):
+            shutil.rmtree(path)
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 

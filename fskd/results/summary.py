@@ -35,6 +35,7 @@ class Arm(NamedTuple):
         generator: Generator, or ``-``.
         settings: What else sets the arm apart from others with the same method and generator.
         runs: Its results.
+        name: What a protocol calls it; empty without one.
     """
 
     data: str
@@ -44,6 +45,7 @@ class Arm(NamedTuple):
     generator: str
     settings: str
     runs: list[Result]
+    name: str = ""
 
     @property
     def task(self) -> tuple[str, str, str]:
@@ -51,8 +53,13 @@ class Arm(NamedTuple):
         return self.data, self.n, self.student
 
 
-def arms(results: Iterable[Result]) -> list[Arm]:
-    """Groups runs by all of their settings but the seeds, in order of appearance."""
+def arms(results: Iterable[Result], names: Mapping[str, str] | None = None) -> list[Arm]:
+    """Groups runs by all of their settings but the seeds, in order of appearance.
+
+    Args:
+        results: The runs.
+        names: Key -> name of the arm, of runs that a protocol has names for.
+    """
     groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
     for result in results:
         groups.setdefault(tuple(_flat(result.config)), []).append(result)
@@ -64,7 +71,8 @@ def arms(results: Iterable[Result]) -> list[Arm]:
             for name, value in settings
             if any(other.get(name) != value for other in alike)
         ]
-        found.append(Arm(*_names(runs), ", ".join(apart), runs))
+        name = (names or {}).get(runs[0].key, "")
+        found.append(Arm(*_names(runs), ", ".join(apart), runs, name))
     return found
 
 
@@ -78,7 +86,7 @@ def _names(runs: Sequence[Result]) -> tuple[str, str, str, str, str]:
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted names and values of all settings but seeds, places and hashes."""
     for name, value in config.items():
-        if name in ("seed", "split_seed", "inputs_sha256", "root", "download"):
+        if name in ("seed", "split_seed", "inputs_sha256", "root", "download", "splits"):
             continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
@@ -97,17 +105,40 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), std, len(values))
 
 
+def accuracies(result: Result) -> list[float]:
+    """Top-1 of every student of a run: one, or one for each episode."""
+    return [result.top1] if result.episodes is None else list(result.episodes["top1"])
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> float | None:
+    """Half the width of the mean's t-interval; None for one value.
+
+    Example:
+        >>> round(interval([1.0, 3.0]), 2)
+        12.71
+    """
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtrit  # lighter than scipy.stats, and only where it is needed
+
+    quantile = stdtrit(len(values) - 1, (1 + level) / 2)
+    return float(quantile * statistics.stdev(values) / math.sqrt(len(values)))
+
+
 def paired_difference(ours: Iterable[Result], baseline: Iterable[Result]) -> Paired | None:
     """Top-1 of ``ours`` minus ``baseline``, matched by seed and split; None without a match.
 
     Matched runs share the subset and the initialisation, so their difference varies less than
-    either of them.
+    either of them. Episodic runs are matched episode by episode.
     """
-    known = {(r.seed, r.split_sha256, r.n_train): r.top1 for r in baseline}
+    known = {(r.seed, r.split_sha256, r.n_train): accuracies(r) for r in baseline}
     differences = [
-        r.top1 - known[r.seed, r.split_sha256, r.n_train]
+        mine - theirs
         for r in ours
         if (r.seed, r.split_sha256, r.n_train) in known
+        for mine, theirs in zip(
+            accuracies(r), known[r.seed, r.split_sha256, r.n_train], strict=True
+        )
     ]
     if not differences:
         return None

@@ -1,7 +1,7 @@
 """Final tables on the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from rich.console import Console
@@ -9,15 +9,31 @@ from rich.table import Table
 from rich.text import Text
 
 from fskd.results.store import Result
-from fskd.results.summary import Arm, arms, paired_difference, spread, unequal_budgets
+from fskd.results.summary import (
+    Arm,
+    accuracies,
+    arms,
+    interval,
+    paired_difference,
+    spread,
+    unequal_budgets,
+)
 
 
-def show(results: Sequence[Result], console: Console) -> None:
-    """One run as a list of facts; several as a table by method with paired differences."""
+def show(
+    results: Sequence[Result], console: Console, names: Mapping[str, str] | None = None
+) -> None:
+    """One run as a list of facts; several as a table by arm with paired differences.
+
+    Args:
+        results: The runs.
+        console: Where they are shown.
+        names: Key -> name of the arm, of runs that a protocol has names for.
+    """
     if len(results) == 1:
         _show_one(results[0], console)
     else:
-        _show_many(results, console)
+        _show_many(results, console, names or {})
 
 
 def percent(value: float | None) -> str:
@@ -32,8 +48,11 @@ def percent(value: float | None) -> str:
 
 def _subset(result: Result) -> str:
     data = result.config["data"]
-    sampler = data["sampler"]["name"]
-    return f"{result.n_train} {data['name']} images ({sampler}, split {result.split_sha256[:8]})"
+    chosen = result.split_file if data.get("split_file") else data["sampler"]["name"]
+    if result.episodes is not None:
+        task = f"{result.num_classes}-way {data['shots']}-shot"
+        chosen = f"{task} episodes, {data['sampler']['queries']} queries a class"
+    return f"{result.n_train} {data['name']} images ({chosen}, split {result.split_sha256[:8]})"
 
 
 def _teacher(result: Result) -> str:
@@ -44,6 +63,17 @@ def _teacher(result: Result) -> str:
     return f"{result.teacher['name']}, top-1 {percent(result.teacher['top1'])} ({origin})"
 
 
+def _top1(result: Result) -> str:
+    episodes = result.episodes
+    if episodes is None or episodes["interval"] is None:
+        return percent(result.top1)
+    half, std = percent(episodes["interval"]), percent(episodes["std"])
+    return (
+        f"{percent(result.top1)} +- {half} (mean and 95 % interval over {episodes['n']} episodes,"
+        f" std {std})"
+    )
+
+
 def _show_one(result: Result, console: Console) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
@@ -52,7 +82,7 @@ def _show_one(result: Result, console: Console) -> None:
         ("teacher", _teacher(result)),
         ("student", f"{result.config['student']}, {result.method}, seed {result.seed}"),
         ("trained on", _subset(result)),
-        ("top-1", percent(result.top1)),
+        ("top-1", _top1(result)),
     ]
     if result.top5 is not None:
         rows.append(("top-5", percent(result.top5)))
@@ -83,15 +113,16 @@ def _print(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style), soft_wrap=True)
 
 
-def _show_many(results: Sequence[Result], console: Console) -> None:
-    groups = arms(results)
-    columns = ("data", "n", "student", "method", "generator", "settings")
+def _show_many(results: Sequence[Result], console: Console, names: Mapping[str, str]) -> None:
+    groups = arms(results, names)
+    told = ("name",) if all(arm.name for arm in groups) else ("method", "generator", "settings")
+    columns = ("data", "n", "student", *told)
     varying = [c for c in columns if len({getattr(arm, c) for arm in groups}) > 1]
-    fixed = [f"{c} {getattr(groups[0], c)}" for c in columns[:-1] if c not in varying]
+    fixed = [f"{c} {getattr(groups[0], c)}" for c in columns if c not in (*varying, "settings")]
     _print(console, ", ".join(fixed), "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in varying:
-        table.add_column(column, overflow="fold")
+        table.add_column("arm" if column == "name" else column, overflow="fold")
     numbers = ["seeds", "top-1 %", "std", "NLL", "ECE", "agree %", "updates", "rows", "queries"]
     if console.width < 100:  # the rest is in the files
         numbers = ["seeds", "top-1 %", "std", "updates"]
@@ -101,8 +132,8 @@ def _show_many(results: Sequence[Result], console: Console) -> None:
         values = _numbers(arm.runs)
         table.add_row(*(Text(getattr(arm, c)) for c in varying), *(values[c] for c in numbers))
     console.print(table, highlight=False)
-    for teacher in dict.fromkeys(_teacher(r) for r in results if r.teacher):
-        _print(console, f"teacher: {teacher}")
+    for line in _explanations(results):
+        _print(console, line)
     for baseline, ours in combinations(groups, 2):
         _show_difference(ours, baseline, console)
     if unequal_budgets(results):
@@ -111,12 +142,21 @@ def _show_many(results: Sequence[Result], console: Console) -> None:
     _print(console, f"files: {', '.join(sorted(folders))}")
 
 
+def _explanations(results: Sequence[Result]) -> Iterator[str]:
+    """What the numbers of a table refer to."""
+    for teacher in dict.fromkeys(_teacher(r) for r in results if r.teacher):
+        yield f"teacher: {teacher}"
+    if any(result.episodes for result in results):
+        yield "top-1 of episodes: mean +- 95 % interval, std over episodes"
+
+
 def _numbers(runs: Sequence[Result]) -> dict[str, str]:
-    top1 = spread([100 * r.top1 for r in runs])
+    each = [100 * value for run in runs for value in accuracies(run)]
+    top1, half = spread(each), interval(each) if len(each) > len(runs) else None
     agree = [100 * r.agreement for r in runs if r.agreement is not None]
     return {
-        "seeds": str(top1.n),
-        "top-1 %": f"{top1.mean:.2f}",
+        "seeds": str(len(runs)),
+        "top-1 %": f"{top1.mean:.2f}" + ("" if half is None else f" +- {half:.2f}"),
         "std": f"{top1.std:.2f}" if top1.n > 1 else "-",
         "NLL": f"{spread([r.nll for r in runs]).mean:.3f}",
         "ECE": f"{spread([r.ece for r in runs]).mean:.3f}",
@@ -137,14 +177,15 @@ def _show_difference(ours: Arm, baseline: Arm, console: Console) -> None:
     difference = paired_difference(ours.runs, baseline.runs)
     if ours.task != baseline.task or difference is None:
         return
-    names = [ours.method, baseline.method]
-    if ours.method == baseline.method:
+    names = [ours.name or ours.method, baseline.name or baseline.method]
+    if names[0] == names[1]:
         names = [
             f"{arm.method} ({', '.join(filter(None, (arm.generator, arm.settings)))})"
             for arm in (ours, baseline)
         ]
     error = "" if math.isnan(difference.error) else f" +- {100 * difference.error:.2f}"
-    n = "1 seed" if difference.n == 1 else f"{difference.n} seeds, +- standard error"
+    what = "seed" if ours.runs[0].episodes is None else "episode"
+    n = f"1 {what}" if difference.n == 1 else f"{difference.n} {what}s, +- standard error"
     _print(
         console,
         f"paired difference {names[0]} - {names[1]} on {ours.n} images:"

@@ -87,18 +87,19 @@ def path_variation(
     subset: Tensor,
     device: torch.device,
     seed: int,
+    n: int = N_PATHS,
 ) -> float:
-    """Mean total variation on random points between random pairs of training points."""
+    """Mean total variation on ``n`` random points between random pairs of training points."""
     rng = torch_generator(seed, "paths")
-    pairs = torch.randint(len(subset), (2, N_PATHS), generator=rng)
-    lam = torch.rand(N_PATHS, generator=rng)
+    pairs = torch.randint(len(subset), (2, n), generator=rng)
+    lam = torch.rand(n, generator=rng)
     needed, where = subset[pairs].unique(return_inverse=True)
     inputs = torch.cat([x.cpu() for x, _ in chunks(images, device, needed)])
     student_logits, teacher_logits = [], []
     modes = student.training, teacher.training
     student.eval()
     teacher.eval()
-    for part in torch.arange(N_PATHS).split(256):
+    for part in torch.arange(n).split(256):
         points = interpolate(inputs, where[1, part], lam[part], where[0, part]).to(device)
         student_logits.append(student(points).logits.float().cpu())
         teacher_logits.append(teacher(points).logits.float().cpu())

@@ -9,9 +9,17 @@ from torch import Tensor
 
 from fskd.errors import TrainingError
 from fskd.models.teacher import Teacher
-from fskd.train.evaluate import agreement, path_variation, predict, scores, total_variation
+from fskd.train.evaluate import (
+    N_PATHS,
+    agreement,
+    path_variation,
+    predict,
+    scores,
+    total_variation,
+)
 from fskd.train.loop import phase_steps
 from fskd.train.prepare import Job
+from fskd.types import Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
@@ -24,6 +32,7 @@ def measure(
     about_teacher: dict[str, Any] | None,
     device: torch.device,
     test_logits: dict[str, Tensor],
+    n_paths: int = N_PATHS,
 ) -> dict[str, Any]:
     """The measured fields of a ``Result``.
 
@@ -33,6 +42,7 @@ def measure(
         about_teacher: Its name and key; top1 is added.
         device: Where networks run.
         test_logits: Teacher logits on the test split by key, filled here.
+        n_paths: Points between training points on which student and teacher are compared.
     """
     data, subset, student = job.data, job.subset, job.students[0]
     points = subset.train[:TRAIN_POINTS]
@@ -48,6 +58,7 @@ def measure(
         "data_sha256": data.train.fingerprint,
         "test_sha256": data.test.fingerprint,
         "split_sha256": subset.split_sha256,
+        **about_ranking(job.ranking),
         "versions": versions(),
     }
     phases = job.method.phases()
@@ -72,9 +83,17 @@ def measure(
     found["tv_test"] = total_variation(logits, known)
     found["tv_train"] = total_variation(on_train, predict(teacher.net, data.train, device, points))
     found["tv_paths"] = path_variation(
-        student, teacher.net, data.train, points, device, job.config.seed
+        student, teacher.net, data.train, points, device, job.config.seed, n_paths
     )
     return found
+
+
+def about_ranking(ranking: Ranking | None) -> dict[str, Any]:
+    """Where the order of the training examples is from, and what it asked of a teacher."""
+    if ranking is None:
+        return {}
+    queries = 0 if ranking.teacher is None else len(ranking.order)
+    return {"split_file": ranking.source, "split_queries": queries}
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,6 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,21 +12,21 @@ from torch import nn
 
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Source, load
-from fskd.data.samplers.base import samplers
-from fskd.data.splits import Subset, rank, subset_size, take
+from fskd.data.splits import Subset
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
 from fskd.methods.base import Method, methods
 from fskd.methods.compose import build as build_method
 from fskd.methods.compose import merge_reads, phases_of
-from fskd.models.catalog import LIBRARIES
 from fskd.models.catalog import build as build_network
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
 from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
 from fskd.seeding import derive
-from fskd.types import DataSplits, Shapes
+from fskd.train.hashes import code_hashes, file_hash, weights_hash
+from fskd.train.ranking import choose_subset, known_ranking, make_sampler, ranking_run
+from fskd.types import DataSplits, Ranking, Shapes
 
 
 class Given(NamedTuple):
@@ -35,7 +34,7 @@ class Given(NamedTuple):
 
     Attributes:
         data: Images to train and test on.
-        teacher: A trained network.
+        teacher: A trained network, used as it is if it is a ``FeatureNet``, else copied.
         students: Networks to train; trained in place.
     """
 
@@ -51,6 +50,8 @@ class Job(NamedTuple):
     """A run that is ready to start.
 
     Attributes:
+        subset: Its examples; a stand-in of equal size while ``ranking`` is None.
+        ranking: The order that the subset is a prefix of; None if the teacher has yet to make it.
         teacher: The teacher's network; its weights are not there yet if it is made by a run.
         n_generated: Rows to generate a step.
         real_rows: Real rows to draw a step.
@@ -59,6 +60,7 @@ class Job(NamedTuple):
     config: RunConfig
     data: DataSplits
     subset: Subset
+    ranking: Ranking | None
     students: list[FeatureNet]
     teacher: FeatureNet | None
     method: Method
@@ -81,55 +83,27 @@ def load_data(config: RunConfig) -> DataSplits:
     return _load(data.name, Source(root, data.image_size, data.download))
 
 
-def weights_hash(module: nn.Module) -> str:
-    """sha256 over a network's description and the names and values of its weights."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        plain = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().tobytes())  # NumPy knows no bfloat16
-    return digest.hexdigest()
-
-
-def code_hashes(names: Sequence[str]) -> dict[str, str]:
-    """sha256 of the module files of networks named ``package.module:function``."""
-    hashes = {}
-    for name in names:
-        module, colon, _ = name.partition(":")
-        if colon and module not in LIBRARIES:
-            spec = find_spec(module) if _importable(module) else None
-            if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
-                hashes[f"code {module}"] = file_hash(Path(spec.origin), "student")
-    return hashes
-
-
-def _importable(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def file_hash(path: Path, setting: str) -> str:
-    """sha256 of a file's bytes."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise SettingError(setting, path, f"a readable file ({error.strerror})") from None
-
-
-def pin(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
-    """The configuration with hashes of data, checkpoints and networks handed over.
+def pin(
+    config: RunConfig, given: Given = NOTHING_GIVEN, ranking: Ranking | None = None
+) -> RunConfig:
+    """The configuration with hashes of data, order, checkpoints and networks handed over.
 
     So a key stands for the very images and weights, wherever they lie and whatever they are called.
+
+    Args:
+        config: The settings.
+        given: Parts handed over from Python.
+        ranking: The order of the examples; None if it follows from the teacher, whose settings
+            are then in the key in its place.
     """
     hashes = dict(config.inputs_sha256)
+    if ranking is not None:
+        hashes["split"] = ranking.sha256
     data = given.data or load_data(config)
     parts = [(p.fingerprint, p.mean, p.std, p.size, p.classes) for p in data]
     hashes["data"] = hashlib.sha256(repr(parts).encode()).hexdigest()
     teacher, level = config.teacher, "teacher"
-    if given.teacher is not None and needs_teacher(config.method):
+    if given.teacher is not None and (ranking is None or needs_teacher(config.method)):
         hashes[level] = weights_hash(given.teacher)
     while teacher is not None and given.teacher is None:
         if teacher.checkpoint is not None:
@@ -144,21 +118,6 @@ def pin(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
     if config.teacher is not None:
         hashes |= code_hashes([config.teacher.name])
     return config.model_copy(update={"inputs_sha256": hashes})
-
-
-def choose_subset(config: RunConfig, data: DataSplits) -> Subset:
-    """The training and validation examples of a run."""
-    settings, train = config.data, data.train
-    name, sampler_settings = settings.sampler.parts[0]
-    sampler = samplers.get(name)(sampler_settings)  # type: ignore[arg-type]
-    if settings.shots is not None and not sampler.balanced:
-        accepted = f"a class-balanced sampler, or n or fraction instead of shots for '{name}'"
-        raise SettingError("data.shots", settings.shots, accepted)
-    ranking = rank(settings.name, name, sampler, train, settings.split_seed)
-    size = subset_size(
-        train.targets, train.num_classes, settings.fraction, settings.shots, settings.n
-    )
-    return take(ranking, size, settings.val, train.targets, train.num_classes)
 
 
 def seeded_network(
@@ -201,7 +160,9 @@ def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
 
 def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet:
     """The teacher's network, with weights if they come from a file or from Python."""
-    if given.teacher is not None:
+    if isinstance(given.teacher, FeatureNet):
+        net = given.teacher
+    elif given.teacher is not None:
         net = FeatureNet(copy.deepcopy(given.teacher))  # it will be frozen and moved
     elif config.teacher is not None:
         net = seeded_network(config.teacher.name, data, "teacher.name", 0, "teacher")
@@ -209,9 +170,15 @@ def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> Featur
             path = Path(config.teacher.checkpoint).expanduser()
             load_weights(net.net, path, "teacher.checkpoint")
     else:
-        raise SettingError("teacher", None, f"a teacher, since {config.method.name} needs one")
+        raise SettingError("teacher", None, _teacher_wanted(config))
     check_network(net, data, "teacher")
     return net
+
+
+def _teacher_wanted(config: RunConfig) -> str:
+    by_method = needs_teacher(config.method)
+    who = config.method.name if by_method else f"the sampler {config.data.sampler.name}"
+    return f"a teacher, since {who} needs one"
 
 
 def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[FeatureNet]:
@@ -258,15 +225,50 @@ def check_processes(job: Job, world: int) -> None:
             raise SettingError("generator.pairs", f"'{pairs}'", accepted)
 
 
-def prepare(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Job:
+def check_ranking_teacher(config: RunConfig, data: DataSplits, given: Given) -> None:
+    """FskdError unless there is a teacher that can give what the sampler reads."""
+    net = teacher_network(ranking_run(config), data, given)
+    net.tap_shapes(data.train.size, make_sampler(config.data).reads)
+
+
+def prepare(
+    config: RunConfig,
+    out: Path,
+    given: Given = NOTHING_GIVEN,
+    ranking: Ranking | None = None,
+) -> Job:
     """Loads data and builds every part of a run, without training anything.
+
+    Args:
+        config: The settings.
+        out: Folder of all runs.
+        given: Parts handed over from Python.
+        ranking: The order that the teacher made, where it takes a teacher.
 
     Raises:
         FskdError: One line about the first setting or file that does not fit.
     """
-    config = pin(config, given)
     data = given.data or load_data(config)
-    subset = choose_subset(config, data)
+    known = known_ranking(config, data.train)
+    if known is not None and not needs_teacher(config.method):
+        config = config.model_copy(update={"teacher": None})  # the file stands for its outputs
+    config = pin(config, given, known)
+    ranking = known or ranking
+    if ranking is None:
+        check_ranking_teacher(config, data, given)
+    folder = RunDir(out / f"{config.label()}-{config.key()}")
+    return build(config, data, folder, given, ranking)
+
+
+def build(
+    config: RunConfig,
+    data: DataSplits,
+    folder: RunDir,
+    given: Given = NOTHING_GIVEN,
+    ranking: Ranking | None = None,
+) -> Job:
+    """Every part of a run from its data and their order; see ``prepare``."""
+    subset = choose_subset(config, data, ranking)
     students = student_networks(config, data, given)
     teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
     reads = merge_reads([phase.reads for phase in phases_of(config.method.parts)])
@@ -288,8 +290,7 @@ def prepare(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Job:
         real_rows, n_generated = generator.rows(config.optim.batch_size)
         scale = generator.step_scale
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
-    folder = RunDir(out / f"{config.label()}-{config.key()}")
     return Job(
-        config, data, subset, students, teacher, method,
+        config, data, subset, ranking, students, teacher, method,
         generator, real_rows, n_generated, steps, folder,
     )  # fmt: skip

@@ -5,24 +5,39 @@ by its key and reused; a teacher assistant is a run with a teacher. ``result.jso
 a run that has one is not repeated.
 """
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
 from fskd.config import RunConfig
-from fskd.errors import FskdError, SettingError
+from fskd.data.split_files import check_data, read, write
+from fskd.data.splits import rank
+from fskd.errors import DataError, FskdError, SettingError
 from fskd.models.checkpoint import load_weights, save_weights
+from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
+from fskd.train.episodes import check_episodic, train_episodes
 from fskd.train.measure import measure
-from fskd.train.prepare import NOTHING_GIVEN, Given, Job, check_processes, prepare
+from fskd.train.prepare import (
+    NOTHING_GIVEN,
+    Given,
+    Job,
+    check_processes,
+    prepare,
+    teacher_network,
+)
+from fskd.train.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.train.session import Session
 from fskd.train.training import train
 from fskd.train.watch import Counts
+from fskd.types import ImageSet, Ranking
 
 
 def run(
@@ -48,29 +63,51 @@ def run(
     begun = time.perf_counter()
     job = prepare(config, session.out, given)
     check_processes(job, session.fabric.world_size)
+    check_episodic(job.config, given)
     if not force and (done := _finished(job.folder, session)):
         hint = " (--force repeats it)" if role == "student" else ""
         session.tell_once(f"{role} already finished: {job.folder.path}{hint}")
         return done
     seconds = {"prepare": time.perf_counter() - begun}
+    if job.ranking is None:
+        ranking = rank_by_teacher(job, session, given, seconds)
+        job = prepare(config, session.out, given, ranking)
     begun = time.perf_counter()
     teacher, about = make_teacher(job, session, given)
-    seconds["teacher"] = time.perf_counter() - begun
+    seconds["teacher"] = seconds.get("teacher", 0.0) + time.perf_counter() - begun
     with _alone(job.folder, session):
         if not force and (done := _finished(job.folder, session)):
             return done
         if force and session.main:
             job.folder.clear()
         session.fabric.barrier()
-        counts = train(job, session, teacher, role)
-        begun = time.perf_counter()
-        seconds["train"] = counts.seconds
-        result = None
-        if session.main:
-            found = measure(job, teacher, about, session.device, session.test_logits)
-            seconds["evaluate"] = time.perf_counter() - begun
-            result = _write(job, counts, found, seconds, session)
+        if job.config.data.episodic is not None:
+            counts, found = train_episodes(job, session, teacher, about, seconds)
+        else:
+            counts, found = _train_once(job, session, teacher, about, seconds, role)
+        result = _write(job, counts, found, seconds, session) if session.main else None
         return cast(Result, session.fabric.broadcast(result))
+
+
+def _train_once(
+    job: Job,
+    session: Session,
+    teacher: Teacher | None,
+    about: dict[str, Any] | None,
+    seconds: dict[str, float],
+    role: str,
+) -> tuple[Counts, dict[str, Any]]:
+    """Trains and measures the students of a run; the first process measures and keeps them."""
+    counts = train(job, session, teacher, role)
+    seconds["train"] = counts.seconds
+    begun, found = time.perf_counter(), {}
+    if session.main:
+        found = measure(job, teacher, about, session.device, session.test_logits)
+        for i, net in enumerate(job.students):
+            path = job.folder.student if i == 0 else job.folder.path / f"peer{i}.safetensors"
+            save_weights(net.net, path)
+    seconds["evaluate"] = time.perf_counter() - begun
+    return counts, found
 
 
 def _finished(folder: RunDir, session: Session) -> Result | None:
@@ -124,6 +161,63 @@ def make_teacher(
     return Teacher(job.teacher, session.device), about
 
 
+def rank_by_teacher(job: Job, session: Session, given: Given, seconds: dict[str, float]) -> Ranking:
+    """The order that a sampler makes from a teacher's outputs, kept in ``<out>/splits``.
+
+    The teacher is made by a run of its own if need be. What it is asked here is no part of the
+    training's queries.
+
+    Args:
+        job: The run; its subset is a stand-in.
+        session: Shared by the runs of this process.
+        given: Parts handed over from Python.
+        seconds: Gets the time of the teacher and of the order (``split``).
+    """
+    begun = time.perf_counter()
+    config, images = ranking_run(job.config), job.data.train
+    asked = job._replace(config=config, teacher=teacher_network(config, job.data, given))
+    teacher, about = make_teacher(asked, session, given)
+    if teacher is None or about is None:
+        raise RuntimeError("a teacher was asked for")
+    seconds["teacher"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    who = {"name": str(about["name"]), "key": str(about["key"])}
+    mark = hashlib.sha256(f"{who['key']} {images.fingerprint}".encode()).hexdigest()[:12]
+    name = split_name(config.data).removesuffix(".npz")
+    path = session.out / "splits" / f"{name}-{mark}.npz"
+    if session.main:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                write(path, _rank_now(config, teacher.net, images, who, session))
+    session.fabric.barrier()
+    try:
+        ranking = read(path)
+        check_data(ranking, images.fingerprint, len(images))
+    except DataError as error:
+        raise FskdError(f"{error}; delete {path} to make it anew") from None
+    seconds["split"] = time.perf_counter() - begun
+    return ranking
+
+
+def _rank_now(
+    config: RunConfig, net: FeatureNet, images: ImageSet, who: dict[str, str], session: Session
+) -> Ranking:
+    begun, data = time.perf_counter(), config.data
+    sampler = make_sampler(data)
+    whose = (who["key"], images.fingerprint, sampler.reads)
+    if session.last_pool is None or session.last_pool[0] != whose:
+        filled = fill_pool(net, images, sampler.reads, session.device, session.runtime.workers)
+        session.last_pool = (whose, filled)
+    pool = session.last_pool[1]
+    ranking = rank(data.name, data.sampler.name, sampler, images, data.split_seed, pool)
+    seconds = time.perf_counter() - begun
+    session.screen.say(
+        f"{data.sampler.name} ranked {len(images):,} images by {who['name']} in {seconds:.1f} s"
+    )
+    return replace(ranking, teacher=who)
+
+
 def _write(
     job: Job,
     counts: Counts,
@@ -131,16 +225,13 @@ def _write(
     seconds: dict[str, float],
     session: Session,
 ) -> Result:
-    """Writes the weights, then the result, then drops the training state."""
+    """Writes the result, after all else, then drops the training state."""
     folder = job.folder
-    for i, net in enumerate(job.students):
-        path = folder.student if i == 0 else folder.path / f"peer{i}.safetensors"
-        save_weights(net.net, path)
     result = Result(
         key=job.config.key(),
         config=job.config.model_dump(mode="json"),
         steps=counts.step,
-        epochs=round(counts.student_rows / len(job.subset.train), 3),
+        epochs=round(counts.student_rows / found["n_train"], 3),
         student_rows=counts.student_rows,
         teacher_queries=counts.teacher_queries,
         final_loss=counts.last,
@@ -152,6 +243,5 @@ def _write(
         **found,
     )
     write_text(folder.result, result.to_json())
-    folder.state.unlink(missing_ok=True)
     folder.clean()
     return result

@@ -11,6 +11,7 @@ from fskd.config import Runtime
 from fskd.results.store import check_writable
 from fskd.train.devices import launch
 from fskd.train.screen import Screen
+from fskd.types import Pool
 
 
 @dataclass
@@ -22,12 +23,15 @@ class Session:
         screen: Where progress is shown.
         fabric: Device placement, precision and processes, made from the runtime.
         test_logits: Teacher logits on the test split by teacher; many students ask for the same.
+        last_pool: The teacher outputs that a sampler saw last, and whose they are; the next seed or
+            sampler mostly needs the same.
     """
 
     runtime: Runtime
     screen: Screen = field(default_factory=Screen)
     fabric: Fabric = field(init=False)
     test_logits: dict[str, Tensor] = field(default_factory=dict)
+    last_pool: tuple[object, Pool] | None = None
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

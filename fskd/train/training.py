@@ -90,8 +90,7 @@ def _reporter(
     config = job.config
     log = MetricsLog(job.folder.metrics if session.main else None, counts.step)
     if session.main:
-        dumped = {"key": config.key(), **config.model_dump(mode="json")}
-        write_text(job.folder.path / "config.yaml", yaml.safe_dump(dumped, sort_keys=False))
+        save_config(job)
     n = f"n={len(job.subset.train)}"
     title = f"{role} {config.student} {config.method.name} {n} seed {config.seed}"
     session.screen.begin(title, job.steps, counts.step)
@@ -101,6 +100,12 @@ def _reporter(
         session.screen.step(record, job.steps, config.optim.batch_size)
 
     return report
+
+
+def save_config(job: Job) -> None:
+    """Writes the run's settings beside its results."""
+    dumped = {"key": job.config.key(), **job.config.model_dump(mode="json")}
+    write_text(job.folder.path / "config.yaml", yaml.safe_dump(dumped, sort_keys=False))
 
 
 def _saver(
@@ -121,15 +126,18 @@ def _saver(
     return save, take_time
 
 
-def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
-    """Keeps the teacher's logits of the subset if that saves queries.
+def keeps_logits(job: Job, fixed_views: bool) -> bool:
+    """Whether keeping the teacher's logits of the subset saves queries.
 
     That is, if nothing but logits of fixed views is read, and each is read more than once.
     """
     reads = [phase.reads for phase in job.method.phases() if phase.reads.teacher]
     plain = all(r.teacher == LOGITS and not r.input_grad and not r.teacher_train for r in reads)
-    often = job.steps * job.real_rows > len(job.subset.train)
-    if fixed_views and plain and often:
+    return fixed_views and plain and job.steps * job.real_rows > len(job.subset.train)
+
+
+def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
+    if keeps_logits(job, fixed_views):
         subset = chunks(job.data.train, session.device, job.subset.train)
         with session.fabric.autocast():
             teacher.remember(images for images, _ in subset)

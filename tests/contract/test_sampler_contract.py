@@ -1,4 +1,4 @@
-"""What every registered sampler must satisfy, and the class counts of ``stratified``."""
+"""What every registered sampler must satisfy: permutation, determinism, class counts."""
 
 import json
 import os
@@ -12,10 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fskd.data.samplers.base import Sampler, samplers
+from fskd.errors import DataError, FskdError
 from fskd.seeding import numpy_generator
 from fskd.types import Pool
 
 NAMES = samplers.names()
+READERS = [name for name in NAMES if samplers.get(name).reads]
+# Every sampler with its defaults, and with the other ranking where it has both.
+WAYS = [(name, None) for name in NAMES] + [
+    (name, False) for name in NAMES if "per_class" in samplers.get(name).Settings.model_fields
+]
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=80)
 SEEDS = st.integers(0, 2**40)
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -29,17 +35,33 @@ def pool(labels: list[int]) -> Pool:
     )
 
 
-def order(name: str, labels: list[int], seed: int = 0) -> np.ndarray:
-    sampler: Sampler = samplers.get(name)()
-    return sampler.rank(pool(labels), numpy_generator(seed, "split"))
+def build(name: str, per_class: bool | None = None) -> Sampler:
+    given = {} if per_class is None else {"per_class": per_class}
+    return samplers.get(name)(samplers.get(name).Settings.model_validate(given))
 
 
-@pytest.mark.parametrize("name", NAMES)
+BALANCED = [name for name in NAMES if build(name).balanced]
+
+
+def order(name: str, labels: list[int], seed: int = 0, per_class: bool | None = None) -> np.ndarray:
+    return build(name, per_class).rank(pool(labels), numpy_generator(seed, "split"))
+
+
+@pytest.mark.parametrize(("name", "per_class"), WAYS)
 @quick
-@given(labels=LABELS, seed=SEEDS)
-def test_permutation(name: str, labels: list[int], seed: int) -> None:
-    """Every example once, as int64; so every subset is a prefix and subsets nest."""
-    found = order(name, labels, seed)
+@given(labels=LABELS, seed=SEEDS, data=st.data())
+def test_permutation(
+    name: str, per_class: bool | None, labels: list[int], seed: int, data: st.DataObject
+) -> None:
+    """Every example once, as int64; so every subset is a prefix and subsets nest.
+
+    Also where examples have the same outputs.
+    """
+    seen = pool(labels)
+    same = sorted(data.draw(st.sets(st.integers(0, len(labels) - 1))))
+    for outputs in (seen.embeddings, seen.logits):
+        outputs[same] = outputs[0].clone()
+    found = build(name, per_class).rank(seen, numpy_generator(seed, "split"))
     assert found.dtype == np.int64
     assert found.shape == (len(labels),)
     assert sorted(found.tolist()) == list(range(len(labels)))
@@ -68,49 +90,120 @@ def test_seeds_differ(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_untouched(name: str) -> None:
     """What the sampler looks at is left as it is."""
-    seen = pool([2, 0, 1, 1, 0])
+    seen, fresh = pool([2, 0, 1, 1, 0]), pool([2, 0, 1, 1, 0])
     samplers.get(name)().rank(seen, numpy_generator(0))
-    assert seen.targets.tolist() == [2, 0, 1, 1, 0]
+    assert torch.equal(seen.targets, fresh.targets)
+    assert torch.equal(seen.embeddings, fresh.embeddings)
+    assert torch.equal(seen.logits, fresh.logits)
 
+
+# --- outputs of the teacher --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reads_what_it_says(name: str) -> None:
+    """With what it reads and no more the order is the same."""
+    reads, labels = samplers.get(name).reads, [i % 4 for i in range(30)]
+    assert reads <= {"embedding", "logits"}
+    full = pool(labels)
+    needed = Pool(
+        full.targets,
+        full.embeddings if "embedding" in reads else None,
+        full.logits if "logits" in reads else None,
+    )
+    found = build(name).rank(needed, numpy_generator(0, "split"))
+    np.testing.assert_array_equal(found, order(name, labels))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_missing_outputs(name: str) -> None:
+    """One line that names the sampler and what it lacks."""
+    with pytest.raises(FskdError, match=f"'{name}' reads the teacher's (embedding|logits)"):
+        build(name).rank(Pool(torch.tensor([0, 1])), numpy_generator(0))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_unusable_outputs(name: str) -> None:
+    """Values that are not finite, and shapes that do not fit."""
+    targets = torch.tensor([0, 1, 0])
+    nan = torch.tensor([[0.0, 1.0], [1.0, torch.nan], [1.0, 2.0]])
+    for bad, text in ((nan, "not finite"), (nan[:2], r"\(2, 2\)"), (nan[:, 0], r"\(3,\)")):
+        with pytest.raises(DataError, match=text):
+            build(name).rank(Pool(targets, bad, bad), numpy_generator(0))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_precision_of_outputs(name: str) -> None:
+    """bfloat16 is read, though NumPy does not know it."""
+    full = pool([i % 3 for i in range(20)])
+    rounded = Pool(full.targets, full.embeddings.bfloat16(), full.logits.bfloat16())
+    same = Pool(full.targets, rounded.embeddings.float(), rounded.logits.float())
+    one, two = (build(name).rank(seen, numpy_generator(0)) for seen in (rounded, same))
+    np.testing.assert_array_equal(one, two)
+
+
+# --- processes ---------------------------------------------------------------------------------
 
 PRINT_ORDERS = """
 import json
+import sys
 import torch
 from fskd.data.samplers.base import samplers
 from fskd.seeding import numpy_generator
 from fskd.types import Pool
 rng = torch.Generator().manual_seed(0)
-n = 60
-pool = Pool(torch.arange(n) ** 2 % 7, torch.randn(n, 6, generator=rng),
-            torch.randn(n, 7, generator=rng))
-print(json.dumps({name: samplers.get(name)().rank(pool, numpy_generator(3, "split")).tolist()
-                  for name in samplers.names()}))
+n = 2000
+# Negligible differences between many examples: what rounding errors would reorder.
+embeddings = torch.randn(20, 128, generator=rng)[torch.arange(n) % 20] + 3
+embeddings += torch.randn(n, 128, generator=rng) * 1e-6
+pool = Pool(torch.arange(n) ** 2 % 7, embeddings, torch.randn(n, 7, generator=rng))
+orders = []
+for name, per_class in json.loads(sys.argv[1]):
+    cls = samplers.get(name)
+    given = {} if per_class is None else {"per_class": per_class}
+    sampler = cls(cls.Settings.model_validate(given))
+    orders.append(sampler.rank(pool, numpy_generator(3, "split")).tolist())
+print(json.dumps(orders))
 """
 
 
 def test_same_in_every_process() -> None:
     """Processes with other thread counts and hash seeds find the same orders."""
-    here = {name: order(name, [i**2 % 7 for i in range(60)], 3).tolist() for name in NAMES}
-    for threads, hashing in (("1", "0"), ("3", "12345")):
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONHASHSEED": hashing}
+    found = []
+    for threads, hashing in (("1", "0"), ("2", "12345"), ("3", "7")):
+        environment = os.environ | {"PYTHONHASHSEED": hashing}
+        environment |= dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads
+        )
         done = subprocess.run(
-            [sys.executable, "-c", PRINT_ORDERS],
+            [sys.executable, "-c", PRINT_ORDERS, json.dumps(WAYS)],
             env=environment, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert json.loads(done.stdout) == here
+        found.append(json.loads(done.stdout))
+    for way, *orders in zip(WAYS, *found, strict=True):
+        assert orders[0] == orders[1] == orders[2], way
 
 
-# --- stratified --------------------------------------------------------------------------------
+# --- class-balanced samplers -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("name", "per_class"), WAYS)
+def test_per_class_is_balance(name: str, per_class: bool | None) -> None:
+    """`per_class` decides where there is one; `shots` relies on it."""
+    settings_of = samplers.get(name).Settings.model_fields
+    if "per_class" in settings_of:
+        assert build(name, per_class).balanced is (per_class is None)
+
+
+@pytest.mark.parametrize("name", BALANCED)
 @quick
 @given(labels=LABELS, seed=SEEDS)
-def test_balanced_at_every_prefix(labels: list[int], seed: int) -> None:
+def test_balanced_at_every_prefix(name: str, labels: list[int], seed: int) -> None:
     """Counts of classes that still have examples differ by at most one, at the top."""
     targets = np.array(labels)
     sizes = np.bincount(targets, minlength=7)
     present = sizes > 0
-    found = order("stratified", labels, seed)
+    found = order(name, labels, seed)
     for k in range(1, len(labels) + 1):
         counts = np.bincount(targets[found[:k]], minlength=7)
         unfinished = counts[present & (counts < sizes)]
@@ -118,16 +211,20 @@ def test_balanced_at_every_prefix(labels: list[int], seed: int) -> None:
         assert (top - unfinished <= 1).all()
 
 
+@pytest.mark.parametrize("name", BALANCED)
 @quick
 @given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6), seed=SEEDS, data=st.data())
-def test_k_shots(sizes: list[int], seed: int, data: st.DataObject) -> None:
+def test_k_shots(name: str, sizes: list[int], seed: int, data: st.DataObject) -> None:
     """The first k*K are k per class up to the smallest class, with labels in any order."""
     labels = data.draw(st.permutations([c for c, size in enumerate(sizes) for _ in range(size)]))
-    found, n_classes = order("stratified", labels, seed), len(sizes)
+    found, n_classes = order(name, labels, seed), len(sizes)
     targets = np.array(labels)
     for k in range(1, min(sizes) + 1):
         counts = np.bincount(targets[found[: k * n_classes]], minlength=n_classes)
         assert counts.tolist() == [k] * n_classes
+
+
+# --- stratified --------------------------------------------------------------------------------
 
 
 def test_single_example_of_a_class() -> None:

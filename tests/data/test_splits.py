@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fskd.data.samplers.base import samplers
 from fskd.data.splits import order_hash, rank, subset_size, take
 from fskd.errors import DataError, SettingError
-from fskd.types import ImageSet, Ranking
+from fskd.types import ImageSet, Pool, Ranking
 
 
 def ranking(order: list[int]) -> Ranking:
@@ -128,7 +128,11 @@ def test_order_hash_of_a_view() -> None:
 def test_rank(name: str) -> None:
     """The order, its hash, and where both come from; a function of the seed."""
     source, sampler = images([0, 1, 2] * 5), samplers.get(name)()
-    one, two, other = (rank("toy", name, sampler, source, seed) for seed in (1, 1, 2))
+    draw = torch.Generator().manual_seed(0)
+    pool = Pool(
+        source.targets, torch.randn(15, 4, generator=draw), torch.randn(15, 3, generator=draw)
+    )
+    one, two, other = (rank("toy", name, sampler, source, seed, pool) for seed in (1, 1, 2))
     assert torch.equal(one.order, two.order)
     assert one.sha256 == two.sha256 == order_hash(one.order)
     assert one.sha256 != other.sha256

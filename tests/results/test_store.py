@@ -43,7 +43,8 @@ FULL = NEEDED | {
     "agreement": 0.75, "tv_train": 0.1, "tv_test": 0.2, "tv_paths": 0.3, "phases": {"main": 100},
     "final_loss": {"ce": 0.1, "kd": 0.2}, "peers_top1": [0.1, 0.2], "seconds": {"train": 1.5},
     "versions": {"python": "3.11"}, "device": "cuda:0", "processes": 2,
-    "precision": "bf16-mixed",
+    "precision": "bf16-mixed", "split_file": "digits/x-seed0.npz", "split_queries": 1198,
+    "episodes": {"n": 2, "std": 0.1, "interval": None, "top1": [0.1, 0.2]},
 }  # fmt: skip
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from fskd.config import Runtime
 from fskd.errors import FskdError
-from fskd.resolve import merge, resolve
+from fskd.raw import merge
+from fskd.resolve import resolve
 from fskd.results.store import Result
 from fskd.train.runner import run
 from fskd.train.screen import Screen

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from fskd.config import Runtime
 from fskd.errors import SettingError
 from fskd.methods.base import methods
-from fskd.resolve import merge, resolve
+from fskd.raw import merge
+from fskd.resolve import resolve
 from fskd.results.store import Result
 from fskd.train.prepare import check_processes, prepare
 from fskd.train.runner import run

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fskd.data.samplers.base import Sampler, samplers
+from fskd.data.samplers.classes import interleave
 from fskd.types import Pool
 
 
@@ -18,11 +19,4 @@ class Stratified(Sampler):
 
     def rank(self, pool: Pool, rng: np.random.Generator) -> np.ndarray:
         targets = pool.targets.numpy()
-        shuffled = rng.permutation(len(targets))
-        by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]
-        counts = np.bincount(targets)
-        starts = np.cumsum(counts) - counts
-        rounds = np.arange(len(targets)) - np.repeat(starts, counts)
-        place = rng.permuted(np.tile(np.arange(len(counts)), (counts.max(), 1)), axis=1)
-        turn = rounds * len(counts) + place[rounds, targets[by_class]]
-        return by_class[np.argsort(turn, kind="stable")].astype(np.int64)
+        return interleave(rng.permutation(len(targets)), targets, rng)

@@ -1,0 +1,84 @@
+"""What all command lines share: exit codes, one line for every error, and the terminal."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from fskd.errors import FskdError, SettingError, TrainingError
+
+# Typer carries click inside and exports only a part of its exceptions; this is the common base.
+UsageError: Any = typer.BadParameter.__base__
+
+STOPPED = "stopped; the same command goes on from the last saved state, if there is one"
+
+
+def run_command(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
+    """Runs a command line; returns the exit code (2 for bad input, 1 for failed training).
+
+    Args:
+        commands: The command line.
+        name: How it is called.
+        arguments: What follows the name; of this process if None.
+    """
+    given = spread_set(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        code = typer.main.get_command(commands).main(given, name, standalone_mode=False)
+        if code == 130:
+            return _fail(STOPPED, 130, False)
+        return code if isinstance(code, int) else 0
+    except UsageError as error:
+        return _fail(error.format_message(), 2, debug)
+    except TrainingError as error:
+        return _fail(str(error), 1, debug)
+    except FskdError as error:
+        return _fail(str(error), 2, debug)
+    except Exception as error:
+        if debug:
+            raise
+        where = "this is a fault of fskd or of a network of yours; --debug shows where"
+        return _fail(f"{type(error).__name__}: {error} ({where})", 1, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(STOPPED, 130, False)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def spread_set(arguments: Sequence[str]) -> list[str]:
+    """Repeats ``--set`` before each of several values that follow it.
+
+    Example:
+        >>> spread_set(["--set", "a=1", "b.c=2", "--quiet"])
+        ['--set', 'a=1', '--set', 'b.c=2', '--quiet']
+    """
+    given: list[str] = []
+    inside = False
+    for argument in arguments:
+        if inside and "=" in argument and not argument.startswith("-"):
+            if given[-1] != "--set":
+                given.append("--set")
+        else:
+            inside = argument == "--set"
+        given.append(argument)
+    return given
+
+
+def make_console() -> Console:
+    """Stdout, wide enough for the tables when it is not a terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def whole(option: str, text: str, least: int) -> int:
+    """The whole number that an option was given; SettingError if it is none or too small."""
+    if not text.isdecimal() or int(text) < least:
+        raise SettingError(option, f"'{text}'", f"a whole number of at least {least}")
+    return int(text)
