@@ -136,7 +136,7 @@ def write(rows: "Sequence[Row]", path: Path) -> None:
     """All rows as CSV, with the versions in the first line as a comment."""
     import torch
 
-    from fskd import __version__
+    from fskd._version import __version__
     from fskd.losses.measuring import Row
     from fskd.results.store import write_text
 
