@@ -1,6 +1,7 @@
 """The tidy table: from run directories, with a cache, and from other tools' CSV files."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from fskd.errors import FskdError, SettingError
 from fskd.results import loading
 from fskd.results.external import parse_mapping, read_csv_results
 from fskd.results.loading import CACHE, load, versions
+from fskd.results.store import write_text
 from fskd.results.tidy import COLUMNS, combined
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -126,6 +128,12 @@ def test_teachers_and_datasets_are_no_arms(tmp_path: Path) -> None:
     assert set(labels(write(tmp_path, made(), huge, svhn)).values()) == {"kd"}
 
 
+def test_teachers_runs_tell_no_arms_apart(root: Path) -> None:
+    """A teacher's longer training is no variant of the students' ``ce``."""
+    student = made("ce", 1000, config={"student": "net_big", "budget.steps": 999})
+    assert labels(write(root, student))[student.key] == "ce"
+
+
 def test_names_of_the_caller(root: Path) -> None:
     """A protocol knows what its runs are called."""
     table = load(root, names={made().key: "plain KD"}).set_index("key")["arm"]
@@ -187,6 +195,17 @@ def test_cache(root: Path, reads: list[str]) -> None:
     pd.testing.assert_frame_equal(table, load(root, cache=False))
 
 
+def test_replaced_within_a_clock_tick(root: Path) -> None:
+    """A result of equal size and time is another file."""
+    load(root)
+    path = root / made().key / "result.json"
+    times = path.stat()
+    write_text(path, made(top1=0.7).to_json())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert load(root).set_index("key")["top1"][made().key] == 0.7
+
+
 def test_no_cache(root: Path, reads: list[str]) -> None:
     """Neither read nor written."""
     load(root, cache=False)
@@ -197,7 +216,7 @@ def test_no_cache(root: Path, reads: list[str]) -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "other table", "other version"])
-def test_damaged_cache(root: Path, damage: str) -> None:
+def test_damaged_cache(root: Path, damage: str, reads: list[str]) -> None:
     """Made anew, without a word."""
     expected = load(root)
     path = root / CACHE
@@ -210,6 +229,7 @@ def test_damaged_cache(root: Path, damage: str) -> None:
     else:
         path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"PAR1"}[damage])
     pd.testing.assert_frame_equal(load(root), expected)
+    assert len(reads) == 14
     assert loading._read_cache(path) is not None
 
 
