@@ -200,7 +200,7 @@ def test_replaced_within_a_clock_tick(root: Path) -> None:
     load(root)
     path = root / made().key / "result.json"
     times = path.stat()
-    write_text(path, made(top1=0.7).to_json())
+    write_text(path, made(top1=0.7, nll=0.5).to_json())
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert path.stat().st_size == times.st_size
     assert load(root).set_index("key")["top1"][made().key] == 0.7
