@@ -38,13 +38,13 @@ DEFAULTS: Raw = {
     "seed": 0,
 }
 # Sections that are a part by name: another name drops the settings of the old one.
-_NAMED = {"method", "generator", "sampler"}
+NAMED = {"method", "generator", "sampler"}
 # Settings of which at most one holds: a stronger layer's choice drops the weaker layer's.
-_EXCLUSIVE = ({"fraction", "shots", "n"}, {"steps", "epochs"})
+EXCLUSIVE = ({"fraction", "shots", "n"}, {"steps", "epochs"})
 
 
 def merge(weak: Mapping[str, Any], strong: Mapping[str, Any], top: bool = True) -> Raw:
-    """Deep merge; see ``_NAMED`` and ``_EXCLUSIVE``. A name alone stands for ``{name: ...}``.
+    """Deep merge; see ``NAMED`` and ``EXCLUSIVE``. A name alone stands for ``{name: ...}``.
 
     Args:
         weak: What holds unless ``strong`` says otherwise.
@@ -56,16 +56,16 @@ def merge(weak: Mapping[str, Any], strong: Mapping[str, Any], top: bool = True) 
         {'a': {'x': 1, 'epochs': 2}}
     """
     merged = dict(weak)
-    for rivals in _EXCLUSIVE:
+    for rivals in EXCLUSIVE:
         if any(strong.get(name) is not None for name in rivals):
             merged = {k: v for k, v in merged.items() if k not in rivals}
     for name, value in strong.items():
         old = merged.get(name)
-        if name in {*_NAMED, "teacher"} or (top and name == "data"):
+        if name in {*NAMED, "teacher"} or (top and name == "data"):
             old, value = ({"name": x} if isinstance(x, str) else x for x in (old, value))
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             renamed = (
-                name in _NAMED and "name" in old and value.get("name") not in (None, old["name"])
+                name in NAMED and "name" in old and value.get("name") not in (None, old["name"])
             )
             merged[name] = dict(value) if renamed else merge(old, value, False)
         else:
@@ -100,15 +100,29 @@ def nested(path: str, value: object) -> Raw:
     return mapping
 
 
+class _OnceEach(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            problem = f"'{twice}' twice in one mapping"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def parse_yaml(text: str, where: str) -> Any:
-    """Plain data from YAML: no tags, no aliases, bounded size."""
+    """Plain data from YAML: no tags, no aliases, no key twice, bounded size."""
     if len(text) > MAX_YAML_BYTES:
         raise FskdError(f"{where}: larger than {MAX_YAML_BYTES} bytes, which no settings file is")
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise FskdError(f"{where}: YAML aliases (*{event.anchor}) are not accepted")
-        return yaml.safe_load(text)
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                raise FskdError(f"{where}: YAML tags ({tag}) are not accepted")
+        return yaml.load(text, Loader=_OnceEach)  # a SafeLoader
     except RecursionError:
         raise FskdError(f"{where}: nested too deeply") from None
     except yaml.YAMLError as error:

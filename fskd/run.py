@@ -165,7 +165,7 @@ def _execute(
 ) -> None:
     # Imported late, so that --help answers at once and mistakes in settings soon.
     from fskd.config import Runtime
-    from fskd.protocol import Protocol, read_protocol
+    from fskd.protocol import Protocol, Run, read_protocol
     from fskd.resolve import validate
 
     layer = _layer(options, overrides)
@@ -173,9 +173,11 @@ def _execute(
     protocol = Protocol(name="run") if file is None else read_protocol(file)
     names = str(options["method"]).split(",") if options["method"] else [None]
     points = list(_points(layer, names, seeds))
-    found = [config for point in points for config in protocol.expand(point)]
-    configs = list({config.key(): config for config in found}.values())
+    found = [item for point in points for item in protocol.runs(point)]
+    runs: list[Run] = list({item.config.model_dump_json(): item for item in found}.values())
+    configs = [item.config for item in runs]
 
+    from fskd.results.names import save_names
     from fskd.results.tables import show
     from fskd.train.prepare import choose_subset, load_data, prepare
     from fskd.train.runner import run
@@ -188,9 +190,14 @@ def _execute(
     for config in configs:
         choose_subset(config, load_data(config))
     session = Session(runtime, make_screen(runtime.quiet))
-    results = [run(config, session, force=force) for config in configs]
+    results, labels = [], {}
+    for arm, config in runs:
+        results.append(run(config, session, force=force))
+        labels[results[-1].key] = arm
+        if session.main and protocol.arms:
+            save_names(session.out, protocol.name, labels)
     if session.main:
-        show(results, make_console())
+        show(results, make_console(), labels if protocol.arms else {})
 
 
 def _layer(options: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

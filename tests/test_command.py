@@ -105,7 +105,7 @@ def test_arms_are_told_apart_by_their_settings(command: Command, tmp_path: Path)
 
 def test_every_arm_is_checked_before_work(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
-    file.write_text("base: {method: ce}\naxes: {student: [cnn_tiny, nosuch, cnn_tiny]}\n")
+    file.write_text("base: {method: ce}\naxes: {student: [cnn_tiny, nosuch, cnn_medium]}\n")
     code, _, said = command(str(file), folder=tmp_path / "runs")
     assert code == 2
     assert "nosuch" in said

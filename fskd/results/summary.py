@@ -35,6 +35,7 @@ class Arm(NamedTuple):
         generator: Generator, or ``-``.
         settings: What else sets the arm apart from others with the same method and generator.
         runs: Its results.
+        name: What a protocol calls it; empty without one.
     """
 
     data: str
@@ -44,6 +45,7 @@ class Arm(NamedTuple):
     generator: str
     settings: str
     runs: list[Result]
+    name: str = ""
 
     @property
     def task(self) -> tuple[str, str, str]:
@@ -51,15 +53,21 @@ class Arm(NamedTuple):
         return self.data, self.n, self.student
 
 
-def arms(results: Iterable[Result]) -> list[Arm]:
-    """Groups runs by all of their settings but the seeds, in order of appearance."""
+def arms(results: Iterable[Result], names: Mapping[str, str] | None = None) -> list[Arm]:
+    """Groups runs by all of their settings but the seeds, in order of appearance.
+
+    Args:
+        results: The runs.
+        names: Key -> name of the arm, of runs that a protocol has names for.
+    """
     groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
     for result in results:
         groups.setdefault(tuple(flat_settings(result.config)), []).append(result)
     found = []
     for settings, runs in groups.items():
         alike = [dict(other) for other, theirs in groups.items() if _names(theirs) == _names(runs)]
-        found.append(Arm(*_names(runs), listed(dict(settings), telling(alike)), runs))
+        name = (names or {}).get(runs[0].key, "")
+        found.append(Arm(*_names(runs), listed(dict(settings), telling(alike)), runs, name))
     return found
 
 

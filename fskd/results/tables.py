@@ -1,7 +1,7 @@
 """Final tables on the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from rich.console import Console
@@ -12,12 +12,20 @@ from fskd.results.store import Result
 from fskd.results.summary import Arm, arms, paired_difference, spread, unequal_budgets
 
 
-def show(results: Sequence[Result], console: Console) -> None:
-    """One run as a list of facts; several as a table by method with paired differences."""
+def show(
+    results: Sequence[Result], console: Console, names: Mapping[str, str] | None = None
+) -> None:
+    """One run as a list of facts; several as a table by arm with paired differences.
+
+    Args:
+        results: The runs.
+        console: Where they are shown.
+        names: Key -> name of the arm, of runs that a protocol has names for.
+    """
     if len(results) == 1:
         _show_one(results[0], console)
     else:
-        _show_many(results, console)
+        _show_many(results, console, names or {})
 
 
 def percent(value: float | None) -> str:
@@ -83,15 +91,16 @@ def _print(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style), soft_wrap=True)
 
 
-def _show_many(results: Sequence[Result], console: Console) -> None:
-    groups = arms(results)
-    columns = ("data", "n", "student", "method", "generator", "settings")
+def _show_many(results: Sequence[Result], console: Console, names: Mapping[str, str]) -> None:
+    groups = arms(results, names)
+    told = ("name",) if all(arm.name for arm in groups) else ("method", "generator", "settings")
+    columns = ("data", "n", "student", *told)
     varying = [c for c in columns if len({getattr(arm, c) for arm in groups}) > 1]
-    fixed = [f"{c} {getattr(groups[0], c)}" for c in columns[:-1] if c not in varying]
+    fixed = [f"{c} {getattr(groups[0], c)}" for c in columns if c not in (*varying, "settings")]
     _print(console, ", ".join(fixed), "bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in varying:
-        table.add_column(column, overflow="fold")
+        table.add_column("arm" if column == "name" else column, overflow="fold")
     numbers = ["seeds", "top-1 %", "std", "NLL", "ECE", "agree %", "updates", "rows", "queries"]
     if console.width < 100:  # the rest is in the files
         numbers = ["seeds", "top-1 %", "std", "updates"]
@@ -137,8 +146,8 @@ def _show_difference(ours: Arm, baseline: Arm, console: Console) -> None:
     difference = paired_difference(ours.runs, baseline.runs)
     if ours.task != baseline.task or difference is None:
         return
-    names = [ours.method, baseline.method]
-    if ours.method == baseline.method:
+    names = [ours.name or ours.method, baseline.name or baseline.method]
+    if names[0] == names[1]:
         names = [
             f"{arm.method} ({', '.join(filter(None, (arm.generator, arm.settings)))})"
             for arm in (ours, baseline)

@@ -121,15 +121,18 @@ def _saver(
     return save, take_time
 
 
-def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
-    """Keeps the teacher's logits of the subset if that saves queries.
+def keeps_logits(job: Job, fixed_views: bool) -> bool:
+    """Whether keeping the teacher's logits of the subset saves queries.
 
     That is, if nothing but logits of fixed views is read, and each is read more than once.
     """
     reads = [phase.reads for phase in job.method.phases() if phase.reads.teacher]
     plain = all(r.teacher == LOGITS and not r.input_grad and not r.teacher_train for r in reads)
-    often = job.steps * job.real_rows > len(job.subset.train)
-    if fixed_views and plain and often:
+    return fixed_views and plain and job.steps * job.real_rows > len(job.subset.train)
+
+
+def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
+    if keeps_logits(job, fixed_views):
         subset = chunks(job.data.train, session.device, job.subset.train)
         with session.fabric.autocast():
             teacher.remember(images for images, _ in subset)

@@ -40,16 +40,34 @@ class Source(NamedTuple):
     download: bool = False
 
 
+class Extent(NamedTuple):
+    """How large a published data set is, for plans made where its files are not.
+
+    Attributes:
+        n_train: Training images.
+        n_test: Test images.
+        num_classes: K.
+        size: (C, H, W).
+    """
+
+    n_train: int
+    n_test: int
+    num_classes: int
+    size: tuple[int, int, int]
+
+
 class Reader(Protocol):
     """A registered data set.
 
     Attributes:
         defaults: Run settings that suit the data set, nested as in a run configuration.
         resizes: Whether ``Source.image_size`` has a meaning here.
+        extent: How large it is; None where the files decide.
     """
 
     defaults: Mapping[str, Any]
     resizes: bool
+    extent: Extent | None
 
     def __call__(self, source: Source) -> DataSplits:
         """Reads both parts."""
@@ -63,6 +81,7 @@ def dataset(
     defaults: Mapping[str, Any] | None = None,
     *,
     resizes: bool = False,
+    extent: Extent | None = None,
 ) -> Callable[[Callable[[Source], DataSplits]], Reader]:
     """Decorator that registers a reader and attaches what is known about its data set.
 
@@ -70,12 +89,14 @@ def dataset(
         name: Registry name, lower case.
         defaults: Run settings that suit the data set; none if omitted.
         resizes: Whether the reader uses ``Source.image_size``.
+        extent: How large the data set is; None where the files decide.
     """
 
     def add(function: Callable[[Source], DataSplits]) -> Reader:
         reader = cast(Reader, function)
         reader.defaults = dict(defaults or {})
         reader.resizes = resizes
+        reader.extent = extent
         return datasets.register(name)(reader)
 
     return add

@@ -1,6 +1,6 @@
 """CIFAR-10: 60,000 colour images in 10 classes, 32x32."""
 
-from fskd.data.datasets.base import Source, dataset
+from fskd.data.datasets.base import Extent, Source, dataset
 from fskd.data.datasets.cifar_files import Cifar, Files, read_cifar
 from fskd.data.datasets.recipes import crd_recipe
 from fskd.types import DataSplits
@@ -33,7 +33,7 @@ CIFAR10 = Cifar(
 )
 
 
-@dataset("cifar10", defaults=crd_recipe(50_000))
+@dataset("cifar10", defaults=crd_recipe(50_000), extent=Extent(50_000, 10_000, 10, (3, 32, 32)))
 def cifar10(source: Source) -> DataSplits:
     """50,000 training and 10,000 test photographs, 32x32 colour, 10 classes.
 

@@ -1,6 +1,6 @@
 """CIFAR-100: 60,000 colour images in 100 classes, 32x32."""
 
-from fskd.data.datasets.base import Source, dataset
+from fskd.data.datasets.base import Extent, Source, dataset
 from fskd.data.datasets.cifar_files import Cifar, Files, read_cifar
 from fskd.data.datasets.recipes import crd_recipe
 from fskd.types import DataSplits
@@ -31,7 +31,7 @@ CIFAR100 = Cifar(
 )
 
 
-@dataset("cifar100", defaults=crd_recipe(50_000))
+@dataset("cifar100", defaults=crd_recipe(50_000), extent=Extent(50_000, 10_000, 100, (3, 32, 32)))
 def cifar100(source: Source) -> DataSplits:
     """50,000 training and 10,000 test photographs, 32x32 colour, 100 fine classes.
 

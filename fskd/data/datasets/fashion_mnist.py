@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fskd.data.datasets.base import Source, dataset
+from fskd.data.datasets.base import Extent, Source, dataset
 from fskd.data.datasets.idx import read_mnist_like
 from fskd.types import DataSplits
 
@@ -23,7 +23,11 @@ CLASSES = (
 )
 
 
-@dataset("fashion_mnist", defaults={"teacher": {"budget": {"epochs": 6}}})
+@dataset(
+    "fashion_mnist",
+    defaults={"teacher": {"budget": {"epochs": 6}}},
+    extent=Extent(60_000, 10_000, 10, (1, 28, 28)),
+)
 def fashion_mnist(source: Source) -> DataSplits:
     """60,000 training and 10,000 test images of clothes, 28x28 grey, 10 classes.
 

@@ -1,11 +1,15 @@
 """MNIST: 70,000 grey images of handwritten digits, 28x28."""
 
-from fskd.data.datasets.base import Source, dataset
+from fskd.data.datasets.base import Extent, Source, dataset
 from fskd.data.datasets.idx import read_mnist_like
 from fskd.types import DataSplits
 
 
-@dataset("mnist", defaults={"teacher": {"budget": {"epochs": 6}}})
+@dataset(
+    "mnist",
+    defaults={"teacher": {"budget": {"epochs": 6}}},
+    extent=Extent(60_000, 10_000, 10, (1, 28, 28)),
+)
 def mnist(source: Source) -> DataSplits:
     """60,000 training and 10,000 test images of handwritten digits, 28x28 grey, 10 classes.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fskd.data.datasets.base import Source, dataset, image_set
+from fskd.data.datasets.base import Extent, Source, dataset, image_set
 from fskd.data.datasets.files import fetch, find_file, one_line
 from fskd.data.datasets.recipes import crd_recipe
 from fskd.errors import DataError
@@ -13,7 +13,9 @@ from fskd.types import DataSplits, ImageSet
 MEAN, STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 
 
-@dataset("svhn", defaults=crd_recipe(73_257, flip=False))
+@dataset(
+    "svhn", defaults=crd_recipe(73_257, flip=False), extent=Extent(73_257, 26_032, 10, (3, 32, 32))
+)
 def svhn(source: Source) -> DataSplits:
     """73,257 training and 26,032 test images of house numbers, 32x32 colour, 10 digits.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fskd.data.datasets.base import Source, dataset, image_set
+from fskd.data.datasets.base import Extent, Source, dataset, image_set
 from fskd.data.datasets.decode import decode_all
 from fskd.data.datasets.files import find_file, one_line
 from fskd.data.datasets.recipes import crd_recipe
@@ -17,7 +17,11 @@ MEAN, STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 Examples = tuple[list[Path], list[int]]
 
 
-@dataset("tiny_imagenet", defaults=crd_recipe(100_000, epochs=100, crop=8))
+@dataset(
+    "tiny_imagenet",
+    defaults=crd_recipe(100_000, epochs=100, crop=8),
+    extent=Extent(100_000, 10_000, 200, (3, 64, 64)),
+)
 def tiny_imagenet(source: Source) -> DataSplits:
     """100,000 training and 10,000 test images, 64x64 colour, 200 classes of ImageNet.
 

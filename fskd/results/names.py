@@ -1,0 +1,48 @@
+"""Names of arms beside the results: a protocol's names for runs, which are no part of their keys.
+
+``<out>/<protocol>.arms.json`` maps keys to names. A run may have other names in other protocols.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from fskd.errors import FskdError
+from fskd.results.store import write_text
+
+SUFFIX = ".arms.json"
+
+
+def save_names(out: Path, protocol: str, names: Mapping[str, str]) -> None:
+    """Adds names to those that are known of a protocol's runs.
+
+    Args:
+        out: Folder of all runs.
+        protocol: Name of the protocol.
+        names: Key -> name of the arm.
+    """
+    known = load_names(out, protocol)
+    if known != (merged := {**known, **names}):
+        write_text(_path(out, protocol), json.dumps(merged, indent=2) + "\n")
+
+
+def load_names(out: Path, protocol: str) -> dict[str, str]:
+    """Key -> name of the arm, of all runs made for a protocol so far.
+
+    Raises:
+        FskdError: If the file holds something else.
+    """
+    path = _path(out, protocol)
+    if not path.exists():
+        return {}
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise ValueError("not a mapping of keys to names")
+    except (OSError, ValueError) as error:
+        raise FskdError(f"{path}: cannot be read ({error}); it may be deleted") from None
+    return names
+
+
+def _path(out: Path, protocol: str) -> Path:
+    return out / f"{protocol}{SUFFIX}"

@@ -1,0 +1,105 @@
+"""What a run will cost, known from its settings before anything is trained."""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from fskd.config import RunConfig
+from fskd.data.datasets.base import Extent, datasets, image_set
+from fskd.data.loader import make_loader
+from fskd.errors import SettingError
+from fskd.train.batches import BatchMaker
+from fskd.train.loop import phase_steps
+from fskd.train.prepare import NOTHING_GIVEN, Given, Job, load_data
+from fskd.train.training import keeps_logits
+from fskd.types import Batch, DataSplits, ImageSet, Progress
+
+
+class Cost(NamedTuple):
+    """Counts as in a ``Result``.
+
+    Attributes:
+        n_train: Training examples.
+        steps: Optimiser updates.
+        student_rows: Rows through each student.
+        teacher_queries: Rows through the teacher in training; what methods and generators ask
+            between epochs is not foreseen, and with ``alternate`` it is the expected number.
+    """
+
+    n_train: int
+    steps: int
+    student_rows: int
+    teacher_queries: int
+
+
+def here(config: RunConfig) -> bool:
+    """Whether the data are on this machine.
+
+    Raises:
+        FskdError: If the data are damaged, or are not where the settings say, or are not here and
+            only their files say how large they are.
+    """
+    try:
+        load_data(config)
+    except SettingError as error:
+        known = datasets.get(config.data.name).extent is not None
+        if error.setting != "data.root" or config.data.root is not None or not known:
+            raise
+        return False
+    return True
+
+
+def stand_in(config: RunConfig) -> Given:
+    """Nothing where the data are here; else as many labels, and noise in the place of images."""
+    if here(config):
+        return NOTHING_GIVEN
+    return Given(data=_noise(cast(Extent, datasets.get(config.data.name).extent)))
+
+
+@lru_cache(maxsize=2)
+def _noise(extent: Extent) -> DataSplits:
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (1, *extent.size), generator=noise, dtype=torch.uint8)
+    classes = [str(k) for k in range(extent.num_classes)]
+    flat = (0.5,) * extent.size[0]
+    one = image_set(image, [0], classes, flat, flat)
+    targets = (torch.arange(n) % extent.num_classes for n in (extent.n_train, extent.n_test))
+    return DataSplits(*(_repeated(one, part) for part in targets))
+
+
+def _repeated(one: ImageSet, targets: Tensor) -> ImageSet:
+    """A view of one image for every label; takes no memory."""
+    images = cast(Tensor, one.images).expand(len(targets), -1, -1, -1)
+    return replace(one, images=images, targets=targets)
+
+
+def cost(job: Job) -> Cost:
+    """The counts of a prepared run, from one batch of every phase."""
+    config, cpu = job.config, torch.device("cpu")
+    loader = make_loader(
+        job.data.train, job.subset.train, job.real_rows, config.data.augment, config.seed, cpu, 0
+    )
+    batches = BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed)
+    kept = keeps_logits(job, loader.fixed_views)
+    n, rows, queries, start = len(job.subset.train), 0.0, 0.0, 0
+    phases = job.method.phases()
+    for phase, steps in zip(phases, phase_steps(phases, job.steps), strict=True):
+        batch = batches.batch(Progress(phase.name, step=start), phase.reads)
+        seen = len(batch.inputs)
+        known = _real_rows(job, batch, phase.reads.generated) if kept else 0
+        rows += steps * seen * bool(phase.reads.student)
+        queries += steps * (seen - known) * bool(phase.reads.teacher)
+        start += steps
+    if job.teacher is not None and kept:
+        queries += n
+    return Cost(n, job.steps, round(rows), round(queries))
+
+
+def _real_rows(job: Job, batch: Batch, generated: bool) -> float:
+    """Real rows of a step, or their expectation."""
+    if generated and job.generator is not None and job.generator.settings.when == "alternate":
+        return job.generator.settings.real_probability * job.real_rows
+    return batch.n_real
