@@ -90,21 +90,29 @@ def match(ours: pd.DataFrame, baseline: pd.DataFrame) -> Matched:
     Such runs share the subset and the student's initialisation. That the subset is shared is
     checked by the hash of the split: pairs with different hashes are refused.
     """
-    both = ours[ours["seed"].notna()].merge(baseline[baseline["seed"].notna()], on="seed")
-    a, b = both["split_seed_x"], both["split_seed_y"]
-    both = both[(a == b) | (a == _UNKNOWN) | (b == _UNKNOWN)].sort_values(["seed", "split_seed_x"])
-    x, y = both["split_sha256_x"], both["split_sha256_y"]
-    known = x.ne("") & y.ne("")
-    wrong = known & x.ne(y)
-    named = zip(both["seed"][wrong], x[wrong], y[wrong], strict=True)
-    refused = tuple(f"seed {seed}: split {p[:8]}, not {q[:8]}" for seed, p, q in named)
-    good = both[~wrong]
-    return Matched(
-        good["value_x"].to_numpy("float64"),
-        good["value_y"].to_numpy("float64"),
-        refused,
-        int((~known).sum()),
-    )
+    theirs: dict[int, list[tuple[Any, ...]]] = {}
+    for row in _seeded(baseline):
+        theirs.setdefault(row[0], []).append(row)
+    good: list[tuple[float, float]] = []
+    refused, unchecked = [], 0
+    for seed, split, x, value in _seeded(ours):
+        for _, other, y, known in theirs.get(seed, ()):
+            if split != other and _UNKNOWN not in (split, other):
+                continue
+            if x and y and x != y:
+                refused.append(f"seed {seed}: split {x[:8]}, not {y[:8]}")
+                continue
+            unchecked += not (x and y)
+            good.append((value, known))
+    values = np.asarray(good, dtype=np.float64).reshape(-1, 2)
+    return Matched(values[:, 0], values[:, 1], tuple(refused), unchecked)
+
+
+def _seeded(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """(seed, split seed, split, value) of the rows with a seed, sorted; loops beat merges here."""
+    columns = (rows[name].tolist() for name in ("seed", "split_seed", "split_sha256", "value"))
+    known = [row for row in zip(*columns, strict=True) if not pd.isna(row[0])]
+    return sorted(known, key=lambda row: row[:2])
 
 
 def cells(rows: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:

@@ -54,7 +54,7 @@ def row(result: Result) -> dict[str, Any]:
     """
     config, data = result.config, result.config["data"]
     teacher, generator = result.teacher or {}, config["generator"]
-    settings = {k: v for k, v in flat_settings(config) if k not in _SIZE}
+    settings = settings_text(config)
     values = {name: getattr(result, name) for name in _AS_THEY_ARE} | {
         "generator": "" if generator is None else generator["name"],
         "dataset": data["name"],
@@ -72,10 +72,15 @@ def row(result: Result) -> dict[str, Any]:
         "peers_top1": json.dumps(result.peers_top1),
         "final_loss": json.dumps(result.final_loss),
         "versions": json.dumps(result.versions),
-        "settings": json.dumps(settings),
+        "settings": settings,
         "source": "fskd",
     }
     return {name: _typed(value, COLUMNS[name]) for name, value in values.items()}
+
+
+def settings_text(config: Mapping[str, Any]) -> str:
+    """All settings but seeds, places and the number of examples, as JSON."""
+    return json.dumps({k: v for k, v in flat_settings(config) if k not in _SIZE})
 
 
 def _fraction(data: Mapping[str, Any]) -> float | None:

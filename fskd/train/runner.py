@@ -21,6 +21,7 @@ from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.train.measure import measure
 from fskd.train.prepare import NOTHING_GIVEN, Given, Job, check_processes, prepare
 from fskd.train.session import Session
+from fskd.train.track import open_tracks
 from fskd.train.training import train
 from fskd.train.watch import Counts
 
@@ -62,14 +63,17 @@ def run(
         if force and session.main:
             job.folder.clear()
         session.fabric.barrier()
-        counts = train(job, session, teacher, role)
-        begun = time.perf_counter()
-        seconds["train"] = counts.seconds
+        names = session.runtime.track if session.main else ()
         result = None
-        if session.main:
-            found = measure(job, teacher, about, session.device, session.test_logits)
-            seconds["evaluate"] = time.perf_counter() - begun
-            result = _write(job, counts, found, seconds, session)
+        with open_tracks(names, job, session.screen.say) as tracks:
+            counts = train(job, session, teacher, role, tracks)
+            begun = time.perf_counter()
+            seconds["train"] = counts.seconds
+            if session.main:
+                found = measure(job, teacher, about, session.device, session.test_logits)
+                seconds["evaluate"] = time.perf_counter() - begun
+                result = _write(job, counts, found, seconds, session)
+                tracks.finish(result)
         return cast(Result, session.fabric.broadcast(result))
 
 
