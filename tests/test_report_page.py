@@ -101,7 +101,8 @@ def test_dark_mode_changes_ink_and_paper(browser: Browser, page: Path) -> None:
         return browser.look(
             "[getComputedStyle(document.documentElement).backgroundColor,"
             " getComputedStyle(document.querySelector('#top1-1 text')).fill,"
-            " getComputedStyle(document.querySelector('#top1-1 .arm1 path')).stroke]"
+            " [...document.querySelectorAll('#top1-1 .arm1 path')].map(e =>"
+            " getComputedStyle(e).stroke).find(colour => colour !== 'none')]"
         )
 
     light, dark = colours("light"), colours("dark")

@@ -115,7 +115,8 @@ def gather(
     if files:
         arms = dict(zip(table["key"], table["arm"], strict=True))
         table = combined(table, *map(read_csv_results, files), names=arms)
-    table = _filtered(table, only or {})
+    if only:  # which of the missing ones it would have kept is not known
+        table, absent = _filtered(table, only), []
     return Evidence(table, failed, unfinished, absent, unreadable, protocols)
 
 

@@ -46,7 +46,9 @@ def _leaders(view: View, task: Task) -> str:
     word = "lowest" if lower else "highest"
     if rows["arm"].nunique() == 1:
         low, high = rows["mean"].min() * about.scale, rows["mean"].max() * about.scale
-        spread = number(low, about.digits) + (f" to {number(high, about.digits)}" * (high > low))
+        spread = number(low, about.digits) + (
+            f" to {number(high, about.digits)}" if high > low else ""
+        )
         return f"On {task.title}: {rows['arm'].iloc[0]} alone, mean {about.label}: {spread}."
     told = []
     for arm, at in leaders.items():
