@@ -77,7 +77,7 @@ def wrapped(text: str) -> str:
 
     Example:
         >>> wrapped("kdplus (method.temperature=2.0)").split(chr(10))
-        ['kdplus', '(method.temperatur', 'e=2.0)']
+        ['kdplus (method.tem', 'perature=2.0)']
     """
     return "\n".join(textwrap.wrap(text, 18, max_lines=3, placeholder="…"))
 

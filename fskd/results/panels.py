@@ -183,9 +183,9 @@ def _named(view: View, rows: pd.DataFrame) -> list[str]:
 
 def _text(view: View, rows: pd.DataFrame, arm: str) -> str:
     """The arm's name, and the letters of unequal budgets that any of its points has."""
-    if "unequal_steps" not in rows or arm == view.baseline:
+    if not view.baseline or arm == view.baseline:
         return arm
-    mine = rows[rows["arm"] == arm]
+    mine = view.curve.merge(rows.loc[rows["arm"] == arm, CELL], on=CELL)
     letters = sorted({letter for _, row in mine.iterrows() for letter in marks(row, "urq")})
     return f"{arm} [{''.join(sorted(letters, key='urq'.index))}]" if letters else arm
 

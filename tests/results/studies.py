@@ -38,10 +38,11 @@ def run(arm: str, data: str, n: int, seed: int, **changes: Any) -> Result:
         "ece": 0.3 * (1 - top1),
         "nll": 3 * (1 - top1),
         "agreement": None if alone else top1 + 0.05, "tv_test": None if alone else 1 - top1,
-        "tv_train": None if alone else (1 - top1) / 4, "tv_paths": None if alone else (1 - top1) / 2,
+        "tv_train": None if alone else (1 - top1) / 4,
+        "tv_paths": None if alone else (1 - top1) / 2,
         "teacher_queries": 0 if alone else 100 * n if arm == "kdplus" else n,
         "data_sha256": str(len(data)) * 64,
-        "seconds": {"train": 2.0 + ARMS.index(arm), "prepare": 1},
+        "seconds": {"train": 2.0 + ARMS.index(arm)},
     }  # fmt: skip
     result = made({"ours": "kd"}.get(arm, arm), n, seed, top1, config=config, **values | changes)
     if arm == "ours":

@@ -111,6 +111,8 @@ def test_unequal_training_is_hollow_and_named(view: View, drawn: dict[str, Panel
     assert artist(view, drawn["top1-1"], "kdplus", "hollow") is None
     texts = [t.get_text() for t in axes_of(drawn["top1-1"]).texts]
     assert {"ce [q]", "kd", "kdplus [q]", "at [ur]", "rkd", "ours"} <= set(texts)
+    for name in ("paired-1", "equivalence-1", "cost-seconds-1", "nll-1"):
+        assert {"kdplus [q]", "at [ur]"} <= {t.get_text() for t in axes_of(drawn[name]).texts}
 
 
 def test_numbers_of_seeds(view: View, drawn: dict[str, Panel]) -> None:
