@@ -5,7 +5,7 @@ setup(
     packages=[*find_packages(include=["fskd*"]), "fskd._splits"],
     package_dir={"fskd._splits": "data_splits"},
     package_data={
-        "fskd": ["py.typed", "losses/measured.json"],
+        "fskd": ["py.typed", "losses/measured.json", "results/templates/*.j2"],
         "fskd._splits": ["MANIFEST.json", "*/*.npz"],
     },
 )

@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, model_serializer, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_serializer, model_validator
 
 from fskd.data.augment import AugmentSettings
 from fskd.data.samplers.base import SamplerSettings
@@ -242,5 +242,13 @@ class Runtime(Settings):
     out: str = Field("runs", description="Folder of all runs.")
     save_every: float = Field(10.0, ge=0, description="Seconds between saved states.")
     log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        (), description="Trackers that get the lines of metrics.jsonl and the measures, too."
+    )
     quiet: bool = False
     debug: bool = False
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        return given.split(",") if isinstance(given, str) else given

@@ -118,6 +118,10 @@ def command(
         str | None,
         typer.Option(help="32-true or bf16-mixed.", rich_help_panel=RUN),
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="tensorboard, mlflow or wandb; a,b for both.", rich_help_panel=RUN),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Only the final table.", rich_help_panel=RUN)
     ] = False,
@@ -143,7 +147,7 @@ def command(
         "teacher.name": teacher, "student": student, "teacher.checkpoint": teacher_checkpoint,
         "teacher.data": teacher_data, "budget.steps": steps, "budget.epochs": epochs,
         "runtime.out": out, "runtime.device": device, "runtime.precision": precision,
-        "runtime.debug": debug or None, "runtime.quiet": quiet or None,
+        "runtime.track": track, "runtime.debug": debug or None, "runtime.quiet": quiet or None,
     }  # fmt: skip
     numbers = None
     if seed is not None or seeds != "1":

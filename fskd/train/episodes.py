@@ -32,6 +32,7 @@ from fskd.train.prepare import Given, Job, build
 from fskd.train.ranking import COMPUTE, known_ranking
 from fskd.train.screen import Screen
 from fskd.train.session import Session
+from fskd.train.track import Tracks
 from fskd.train.training import save_config, train
 from fskd.train.watch import Counts
 from fskd.types import DataSplits, ImageSet, LazyImages
@@ -151,7 +152,7 @@ def _one(
     asked = None if net is None else Teacher(net, session.device)
     record = None
     try:
-        counts = train(task, session, asked, "student")
+        counts = train(task, session, asked, "student", Tracks(session.screen.say))
         if session.main:
             begun = time.perf_counter()
             found = measure(task, asked, about, session.device, session.test_logits, N_PATHS)

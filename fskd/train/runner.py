@@ -35,6 +35,7 @@ from fskd.train.prepare import (
 )
 from fskd.train.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.train.session import Session
+from fskd.train.track import Tracks, open_tracks
 from fskd.train.training import train
 from fskd.train.watch import Counts
 from fskd.types import ImageSet, Ranking
@@ -81,11 +82,15 @@ def run(
         if force and session.main:
             job.folder.clear()
         session.fabric.barrier()
-        if job.config.data.episodic is not None:
-            counts, found = train_episodes(job, session, teacher, about, seconds)
-        else:
-            counts, found = _train_once(job, session, teacher, about, seconds, role)
-        result = _write(job, counts, found, seconds, session) if session.main else None
+        names = session.runtime.track if session.main else ()
+        with open_tracks(names, job, session.screen.say) as tracks:
+            if job.config.data.episodic is not None:
+                counts, found = train_episodes(job, session, teacher, about, seconds)
+            else:
+                counts, found = _train_once(job, session, teacher, about, seconds, role, tracks)
+            result = _write(job, counts, found, seconds, session) if session.main else None
+            if result is not None:
+                tracks.finish(result)
         return cast(Result, session.fabric.broadcast(result))
 
 
@@ -96,9 +101,10 @@ def _train_once(
     about: dict[str, Any] | None,
     seconds: dict[str, float],
     role: str,
+    tracks: Tracks,
 ) -> tuple[Counts, dict[str, Any]]:
     """Trains and measures the students of a run; the first process measures and keeps them."""
-    counts = train(job, session, teacher, role)
+    counts = train(job, session, teacher, role, tracks)
     seconds["train"] = counts.seconds
     begun, found = time.perf_counter(), {}
     if session.main:

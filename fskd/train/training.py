@@ -18,10 +18,11 @@ from fskd.train.loop import Training, fit
 from fskd.train.prepare import Job
 from fskd.train.session import Session
 from fskd.train.task import DistillTask
+from fskd.train.track import Tracks
 from fskd.train.watch import Counts, Watch
 
 
-def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Counts:
+def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks: Tracks) -> Counts:
     """Trains the students of a run; says what it cost.
 
     Args:
@@ -29,6 +30,7 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Cou
         session: Device, screen and saving.
         teacher: With its weights, or None.
         role: What the network is for, as shown on the screen.
+        tracks: Get what the log gets.
 
     Raises:
         TrainingError: If a loss is not finite; names step, term and the last good state.
@@ -46,7 +48,7 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str) -> Cou
         _remember_logits(job, teacher, batches.loader.fixed_views, session)
         if state is not None:
             teacher.queries = counts.teacher_queries if session.main else 0
-    report = _reporter(job, session, counts, role)
+    report = _reporter(job, session, counts, role, tracks)
     save, finish = _saver(job, session, counts)
     watch = Watch(fabric, counts, report, save, runtime.save_every, runtime.log_every)
     training = Training(task, teacher, batches, job.steps, config.optim, fabric, config.seed, watch)
@@ -84,9 +86,9 @@ def _batches(job: Job, session: Session) -> BatchMaker:
 
 
 def _reporter(
-    job: Job, session: Session, counts: Counts, role: str
+    job: Job, session: Session, counts: Counts, role: str, tracks: Tracks
 ) -> Callable[[dict[str, Any]], None]:
-    """Opens log and screen; returns what writes a record to both."""
+    """Opens log and screen; returns what writes a record to both and to the trackers."""
     config = job.config
     log = MetricsLog(job.folder.metrics if session.main else None, counts.step)
     if session.main:
@@ -97,6 +99,7 @@ def _reporter(
 
     def report(record: dict[str, Any]) -> None:
         log.write(record)
+        tracks.log(record)
         session.screen.step(record, job.steps, config.optim.batch_size)
 
     return report

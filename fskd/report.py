@@ -1,0 +1,164 @@
+"""``python -m fskd.report DIR``: finished runs -> figures, tables and one HTML page."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fskd.errors import FskdError
+
+if TYPE_CHECKING:
+    from fskd.results.evidence import Evidence, Expected
+
+EXAMPLES = (
+    ("All runs of a folder", "runs"),
+    ("Against another arm, by another measure", "runs --baseline ce --measure nll"),
+    ("Only the runs of a protocol; names those that are missing", "runs --protocol FILE.yaml"),
+    ("Some arms on one data set", "runs --only arm=kd,kdplus --only dataset=digits"),
+    (
+        "Results of another tool beside ours",
+        "import other.csv runs --map acc=top1 --map num=n_train --fill dataset=cifar100",
+    ),
+)
+EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
+    f"{what}:\n\n    [cyan]python -m fskd.report {options}[/cyan]" for what, options in EXAMPLES
+)
+PROGRAM = "python -m fskd.report"
+
+# Typer carries click inside and exports only a part of its exceptions; this is the common base.
+UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+importer = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command(epilog=EPILOG)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of all runs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the report goes.", show_default="DIR/report")
+    ] = None,
+    protocol: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Only the runs of this protocol.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Arm that others are compared with.", show_default="kd, else ce"),
+    ] = None,
+    measure: Annotated[
+        str, typer.Option(help="Column of results: top1, top5, nll, ece, agreement, ...")
+    ] = "top1",
+    title: Annotated[
+        str | None, typer.Option(help="Heading.", show_default="from the data sets")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE[,VALUE]", help="Rows that count.")
+    ] = None,
+    imports: Annotated[
+        list[Path] | None,
+        typer.Option("--import", metavar="CSV", help="Further results, in columns named as ours."),
+    ] = None,
+) -> None:
+    """Figures, tables and one HTML page from finished runs; `import` reads other tools' results."""
+    # Imported late, so that --help answers at once.
+    from fskd.results.evidence import check_rows, gather, parse_only
+    from fskd.results.view import make_view
+    from fskd.results.writing import write_report
+
+    folder = folder.expanduser()
+    expected = None if protocol is None else _expected(protocol)
+    evidence = gather(folder, expected, imports or (), parse_only(only or ()))
+    check_rows(evidence, folder)
+    view = make_view(evidence.table, baseline, measure)
+    place = folder / "report" if out is None else out.expanduser()
+    page = write_report(view, evidence, place, title)
+    print(f"{_count(evidence)}\n{page}")
+
+
+def _expected(file: Path) -> "list[Expected]":
+    """The runs that a protocol stands for; needs torch, as nothing else here does."""
+    from fskd.protocol import read_protocol
+    from fskd.results.evidence import Expected
+
+    return [
+        Expected(arm, config.label(), config.model_dump(mode="json"))
+        for arm, config in read_protocol(file).runs()
+    ]
+
+
+def _count(evidence: "Evidence") -> str:
+    students = int((evidence.table["role"] == "student").sum())
+    counts = {
+        "failed": evidence.failed, "not finished": evidence.unfinished,
+        "missing": evidence.missing, "unreadable": evidence.unreadable,
+    }  # fmt: skip
+    rest = [f"{len(runs)} {what}" for what, runs in counts.items() if runs]
+    return ", ".join([f"{students} {'run' if students == 1 else 'runs'}", *rest])
+
+
+@importer.command("import")
+def import_results(
+    file: Annotated[Path, typer.Argument(metavar="CSV", help="Results with a header.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of all runs.")],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="COLUMN=NAME", help="Their column and ours."),
+    ] = None,
+    fill: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A column of ours that is the same in all rows."),
+    ] = None,
+) -> None:
+    """Check another tool's results and put them into DIR/imported, where reports find them."""
+    from fskd.results.evidence import IMPORTED
+    from fskd.results.export import to_csv
+    from fskd.results.external import parse_mapping, read_csv_results
+    from fskd.results.store import check_writable, write_text
+
+    filled = {name: value for value, name in parse_mapping(_turned(fill or ())).items()}
+    table = read_csv_results(file, parse_mapping(mapping or ()), filled)
+    place = folder.expanduser() / IMPORTED
+    check_writable(place, "import")
+    known = table.drop(columns=["role", "source", "path"]).dropna(axis="columns", how="all")
+    known = known.loc[:, [name for name in known if not known[name].eq("").all()]]
+    write_text(place / f"{file.stem}.csv", to_csv(known))
+    rows = "1 row" if len(table) == 1 else f"{len(table)} rows"
+    print(f"{rows}\n{place / f'{file.stem}.csv'}")
+
+
+def _turned(pairs: Sequence[str]) -> list[str]:
+    """``name=value`` as ``value=name``; a value may hold further equals signs."""
+    return ["=".join(reversed(pair.split("=", 1))) for pair in pairs]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code (2 for bad input)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen, name = app, PROGRAM
+    if given[:1] == ["import"]:
+        chosen, name, given = importer, f"{PROGRAM} import", given[1:]
+    try:
+        code = typer.main.get_command(chosen).main(given, name, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (UsageError, FskdError) as error:
+        message = error.format_message() if isinstance(error, UsageError) else str(error)
+        return _fail(message, 2)
+    except OSError as error:
+        return _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(f"{type(error).__name__}: {error} (this is a fault of fskd)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
