@@ -36,6 +36,7 @@ from fskd.train.prepare import build as build_job
 from fskd.train.runner import RunDir, run
 from fskd.train.screen import Screen
 from fskd.train.session import Session
+from fskd.train.track import Tracks
 from fskd.train.training import train
 
 Command = Callable[..., tuple[int, str, str]]
@@ -140,7 +141,7 @@ def test_an_episode_is_an_ordinary_run(tmp_path: Path) -> None:
         folder.path.mkdir()
         job = build_job(episode_config(config, number), parts, folder, NOTHING_GIVEN)
         assert sorted(job.subset.train.tolist()) == list(range(6))
-        train(job, session, None, "student")
+        train(job, session, None, "student", Tracks(session.screen.say))
         net = job.students[0].net.eval()
         hits = 0
         for position, label in zip(episode.queries.tolist(), parts.test.targets, strict=True):
