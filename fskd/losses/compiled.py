@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fskd.losses.kernels import Rows
+from fskd.losses.kernels import Rows, n_squarings
 
 Variant = Callable[..., Tensor]
 
@@ -166,11 +166,9 @@ def _objective(
 
 def _power(exp_u: Tensor, u: Tensor, temperature: float) -> Tensor:
     """exp(u)^T, by multiplication where T is a small power of two."""
-    if temperature == 1.0:
-        return exp_u
-    if temperature == 2.0:
-        return exp_u * exp_u
-    if temperature == 4.0:
-        square = exp_u * exp_u
-        return square * square
-    return (u * temperature).exp()
+    squarings = n_squarings(temperature)
+    if not squarings and temperature != 1.0:
+        return (u * temperature).exp()
+    for _ in range(squarings):
+        exp_u = exp_u * exp_u
+    return exp_u

@@ -15,6 +15,7 @@ to the last digits where q_y and p_y round to 1. ``divergences`` has the definit
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fskd.losses.fused import scale
-from fskd.losses.kernels import Rows, chunk_rows, scratch, shift
+from fskd.losses.kernels import Rows, by_chunks, place, put, shift
 from fskd.losses.targets import IGNORED
 
 Impl = Literal["auto", "reference", "eager"]
@@ -114,15 +115,9 @@ def run(rows: Rows, kind: Divergence, masked: bool) -> Tensor:
         kind: What is computed.
         masked: Whether a class may be -inf in both logits; it adds 0 then, not NaN.
     """
-    n, step = len(rows.student), chunk_rows(rows.student)
-    kernel = {"dkd_loss": _dkd, "reverse_kl": _reverse_kl, "jensen_shannon": _jensen_shannon}
-    values = []
-    with scratch(N_BUFFERS, step, rows.student) as buffers:
-        for start in range(0, n, step):
-            part = rows if step == n else rows.part(start, start + step)
-            fitting = buffers if start + step <= n else [b[: n - start] for b in buffers]
-            values.append(kernel[kind.name](part, fitting, kind.temperature, masked))
-    return values[0] if len(values) == 1 else torch.stack(values).sum()
+    kernels = {"dkd_loss": _dkd, "reverse_kl": _reverse_kl, "jensen_shannon": _jensen_shannon}
+    kernel = partial(kernels[kind.name], temperature=kind.temperature, masked=masked)
+    return by_chunks(rows, N_BUFFERS, kernel)
 
 
 def _rows(
@@ -173,11 +168,11 @@ def _reverse_kl(rows: Rows, buffers: Sequence[Tensor], temperature: float, maske
     if masked:
         ratio.masked_fill_(q == 0, 0.0)
     q.div_(z)
-    g = torch.mul(q, ratio, out=_place(rows, spare))
+    g = torch.mul(q, ratio, out=place(rows, spare))
     inner = g.sum(1, keepdim=True)
     if rows.grad is not None:
         g.addcmul_(q, inner, value=-1.0).mul_(rows.soft)
-        _put(rows, g)
+        put(rows, g)
     return inner.add_(z_teacher.div_(z).log_()).mul_(rows.soft).sum().mul_(temperature)
 
 
@@ -200,11 +195,11 @@ def _jensen_shannon(
         u.masked_fill_(q == 0, 0.0)
         v.masked_fill_(p == 0, 0.0)
     from_teacher = v.mul_(p).sum(1, keepdim=True)
-    g = torch.mul(q, u, out=_place(rows, spare))
+    g = torch.mul(q, u, out=place(rows, spare))
     from_student = g.sum(1, keepdim=True)
     if rows.grad is not None:
         g.addcmul_(q, from_student, value=-1.0).mul_(rows.soft * 0.5)
-        _put(rows, g)
+        put(rows, g)
     log_z = z.mul_(z_teacher).log_()
     mean = from_teacher.add_(from_student).sub_(log_z).mul_(0.5).add_(math.log(2.0))
     return mean.mul_(rows.soft).sum().mul_(temperature)
@@ -228,9 +223,9 @@ def _dkd(rows: Rows, buffers: Sequence[Tensor], temperature: float, masked: bool
     others = torch.dot(p.view(-1), ratio.view(-1))
     if rows.grad is not None:
         push.mul_(label)
-        g = torch.mul(q, rows.soft.sub(push).div_(z), out=_place(rows, spare))
+        g = torch.mul(q, rows.soft.sub(push).div_(z), out=place(rows, spare))
         g.sub_(p).scatter_(1, targets, push)
-        _put(rows, g)
+        put(rows, g)
     by_row = binary.mul_(label).addcmul_(log_z.sub_(log_z_teacher), rows.soft)
     return by_row.sum().add_(others).mul_(temperature)
 
@@ -257,15 +252,3 @@ def _binary(x: Tensor, x_teacher: Tensor, masked: bool) -> tuple[Tensor, Tensor]
         ratio.masked_fill_(probs[2:] == 0, 0.0)
     q, not_q, p, not_p = probs.unbind()
     return ratio.mul_(probs[2:]).sum(0), q.mul(not_p).addcmul_(p, not_q, value=-1.0)
-
-
-def _place(rows: Rows, spare: Tensor) -> Tensor:
-    """Where the gradient is built: in its own place unless that has less precision."""
-    fits = rows.grad is not None and rows.grad.dtype == spare.dtype
-    return rows.grad if fits else spare  # type: ignore[return-value]
-
-
-def _put(rows: Rows, g: Tensor) -> None:
-    """The gradient, to its place if it was built elsewhere."""
-    if rows.grad is not None and g is not rows.grad:
-        rows.grad.copy_(g)

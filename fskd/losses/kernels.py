@@ -103,18 +103,26 @@ def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = F
     Returns:
         Scalar in at least float32.
     """
+    if rows.teacher is None:
+        kernel = partial(_label_chunk, smoothing=smoothing, masked=masked)
+    elif rows.targets is None:
+        kernel = partial(_soft_chunk, temperature=temperature, masked=masked)
+    else:
+        kernel = partial(_joint_chunk, temperature=temperature, smoothing=smoothing, masked=masked)
+    return by_chunks(rows, 4, kernel)
+
+
+def by_chunks(
+    rows: Rows, n_buffers: int, kernel: Callable[[Rows, Sequence[Tensor]], Tensor]
+) -> Tensor:
+    """The sum of what a kernel gives for some rows at a time, with buffers of their size."""
     n, step = len(rows.student), chunk_rows(rows.student)
     values = []
-    with scratch(4, step, rows.student) as buffers:
+    with scratch(n_buffers, step, rows.student) as buffers:
         for start in range(0, n, step):
             part = rows if step == n else rows.part(start, start + step)
             fitting = buffers if start + step <= n else [b[: n - start] for b in buffers]
-            if part.teacher is None:
-                values.append(_label_chunk(part, fitting, smoothing, masked))
-            elif part.targets is None:
-                values.append(_soft_chunk(part, fitting, temperature, masked))
-            else:
-                values.append(_joint_chunk(part, fitting, temperature, smoothing, masked))
+            values.append(kernel(part, fitting))
     return values[0] if len(values) == 1 else torch.stack(values).sum()
 
 
@@ -125,7 +133,7 @@ def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked
     mass, picked = _picked(rows, u, smoothing, spare, masked)
     z = u.exp_().sum(1, keepdim=True)
     if rows.grad is not None:
-        g = _place(rows, spare)
+        g = place(rows, spare)
         torch.mul(u, _share(rows.label, mass, z), out=g)
         _finish(rows, g, smoothing)
     return _total(rows, _ce(z, mass, picked, 1.0).mul_(rows.label), None, None, 1.0)
@@ -138,7 +146,7 @@ def _soft_chunk(rows: Rows, buffers: Sequence[Tensor], temperature: float, maske
     z_teacher, inner = _compare(rows, u, v, p, temperature, masked)
     z = u.exp_().sum(1, keepdim=True)
     if rows.grad is not None:
-        g = _place(rows, spare)
+        g = place(rows, spare)
         torch.mul(u, rows.soft.div(z), out=g)
         g.sub_(p)
         _finish(rows, g, 0.0)
@@ -150,7 +158,7 @@ def _joint_chunk(
 ) -> Tensor:
     """Both terms."""
     u, v, p, spare = buffers
-    g = _place(rows, spare)
+    g = place(rows, spare)
     shift(rows.student, temperature, u)
     z_teacher, inner = _compare(rows, u, v, p, temperature, masked)
     mass, picked = _picked(rows, u, smoothing, v, masked)
@@ -242,13 +250,18 @@ def _share(label: Tensor, mass: Tensor | None, z: Tensor) -> Tensor:
     return label.div(z) if mass is None else label.mul(mass).div_(z)
 
 
+def n_squarings(temperature: float) -> int:
+    """How many squarings make exp(u)^T from exp(u), for T = 2, 4, 8; 0 where there are none."""
+    return {2.0: 1, 4.0: 2, 8.0: 3}.get(temperature, 0)
+
+
 def _exponentials(u: Tensor, temperature: float, out: Tensor) -> None:
     """exp(u) in its own place and, unless T is 1, exp(u)^T in ``out``."""
-    doublings = math.log2(temperature)
-    if doublings in (1.0, 2.0, 3.0):
+    squarings = n_squarings(temperature)
+    if squarings:
         u.exp_()
         torch.mul(u, u, out=out)
-        for _ in range(int(doublings) - 1):
+        for _ in range(squarings - 1):
             out.mul_(out)
     else:
         if temperature != 1.0:
@@ -256,10 +269,16 @@ def _exponentials(u: Tensor, temperature: float, out: Tensor) -> None:
         u.exp_()
 
 
-def _place(rows: Rows, spare: Tensor) -> Tensor:
+def place(rows: Rows, spare: Tensor) -> Tensor:
     """Where the gradient is built: in its own place unless that has less precision."""
     fits = rows.grad is not None and rows.grad.dtype == spare.dtype
     return rows.grad if fits else spare  # type: ignore[return-value]
+
+
+def put(rows: Rows, g: Tensor) -> None:
+    """The gradient, to its place if it was built elsewhere."""
+    if rows.grad is not None and g is not rows.grad:
+        rows.grad.copy_(g)
 
 
 def _finish(rows: Rows, g: Tensor, smoothing: float) -> None:
@@ -274,8 +293,7 @@ def _finish(rows: Rows, g: Tensor, smoothing: float) -> None:
             g.add_(off_target, alpha=off)
             off_target.mul_(on - off)
         g.scatter_add_(1, targets, off_target)
-    if rows.grad is not None and g is not rows.grad:
-        rows.grad.copy_(g)
+    put(rows, g)
 
 
 def _total(
