@@ -12,9 +12,9 @@ for T = 2, 4, 8 and a third exponential otherwise. Nothing here knows autograd.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
