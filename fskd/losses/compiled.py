@@ -66,22 +66,21 @@ class Usual:
         self.variant: Variant | None = None
 
     def __call__(
-        self, student: Tensor, teacher: Tensor, targets: Tensor
+        self, student: Tensor, teacher: Tensor, targets: Tensor, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Both for logits (n, C) and classes (n,); None where there is no variant for them."""
-        if not all(x.is_contiguous() for x in (student, teacher, targets)):
+        if not (student.is_contiguous() and teacher.is_contiguous() and targets.is_contiguous()):
             return None
-        grad, column = torch.empty_like(student), targets.unsqueeze(1)
+        column = targets.unsqueeze(1)
+        grad = torch.empty_like(student) if out is None else out
         if self.variant is None:
             rows = Rows(student, teacher, column, self.label, self.soft, grad)
             if run(rows, self.temperature) is None:
                 return None
             self.variant = _variants[_key(rows, self.temperature)]
         picked = student.gather(1, column)
-        loss = cast(Variant, self.variant)(
-            student, teacher, self.soft, column, picked, self.label, grad
-        )
-        return loss, grad
+        variant = cast(Variant, self.variant)
+        return variant(student, teacher, self.soft, column, picked, self.label, grad), grad
 
 
 def _key(rows: Rows, temperature: float) -> tuple[Any, ...]:

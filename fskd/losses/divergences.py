@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses.execute import check_labels
+from fskd.losses.checks import check_labels
 from fskd.losses.fused_divergences import Divergence, FusedDivergence, Impl, compute
 from fskd.losses.targets import IGNORED, at_least_float32
 

@@ -1,48 +1,30 @@
-"""From a call of ``kd_loss`` to kernels: checks, row weights, segments, the choice of a path."""
+"""From a call of ``kd_loss`` to kernels: row weights, segments, the choice of a path."""
 
 import math
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Literal, NamedTuple, cast
+from functools import lru_cache
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from fskd.losses import compiled, dispatch, kernels
-from fskd.losses.dispatch import best_path
+from fskd.losses.checks import (
+    Inputs,
+    Kind,
+    Objective,
+    Reduction,
+    check_labels,
+    check_logits,
+    check_settings,
+    check_targets,
+    look,
+)
 from fskd.losses.kernels import Rows
-from fskd.losses.stacked import MOST_CLASSES, MOST_LOGITS, plan, stacked
+from fskd.losses.small import MOST_CLASSES, MOST_LOGITS, Small
 from fskd.losses.targets import IGNORED
 
-Reduction = Literal["mean", "sum", "none"]
-Impl = Literal["auto", "reference", "eager", "compiled"]
-
-
-class Objective(NamedTuple):
-    """What is computed, apart from tensors; see ``fused.kd_loss``."""
-
-    temperature: float = 4.0
-    ce_weight: float = 0.1
-    kd_weight: float = 0.9
-    generated_weight: float = 1.0
-    label_smoothing: float = 0.0
-    reduction: Reduction = "mean"
-    impl: Impl = "auto"
-
-
-class Inputs(NamedTuple):
-    """The tensors of a call; see ``fused.kd_loss``."""
-
-    student: Tensor
-    teacher: Tensor
-    targets: Tensor | None
-    row_weights: Tensor | None
-    teacher_lse: Tensor | None
-
-    @property
-    def n_real(self) -> int:
-        """B."""
-        return len(self.student) if self.targets is None else len(self.targets)
+Shortcut = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor] | None]
 
 
 class Call(NamedTuple):
@@ -50,12 +32,15 @@ class Call(NamedTuple):
 
     Attributes:
         objective: The settings, with ``auto`` replaced by a path.
-        shortcut: Loss and gradient from student, teacher and targets in the usual case, with
-            everything else made beforehand; None where the case is another, or what it returns.
+        shortcut: Loss and gradient from student, teacher, targets and a place for the gradient in
+            the usual case, with everything else made beforehand; None where the case is another,
+            or what it returns.
+        small: Whether the shortcut is as fast without the gradient as with it.
     """
 
     objective: Objective
-    shortcut: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor] | None] | None
+    shortcut: Shortcut | None = None
+    small: bool = False
 
 
 def planned(inputs: Inputs, objective: Objective, debug: bool) -> Call:
@@ -76,11 +61,8 @@ def planned(inputs: Inputs, objective: Objective, debug: bool) -> Call:
         None if lse is None else lse.shape,
     )
     if debug or torch.is_anomaly_enabled():
-        _look(inputs)
+        look(inputs)
     return call
-
-
-Kind = tuple[torch.Size, torch.dtype]
 
 
 @lru_cache(maxsize=1024)
@@ -94,27 +76,25 @@ def _planned(
     teacher_lse: torch.Size | None,
 ) -> Call:
     """Remembered, so that a loop pays for the checks once."""
-    _check_settings(objective)
+    check_settings(objective)
     shape, dtype = student
-    _check_logits(student, teacher)
+    check_logits(student, teacher)
     if targets is not None:
-        _check_targets(*targets, shape)
+        check_targets(*targets, shape)
     for name, vector in (("row_weights", row_weights), ("teacher_lse", teacher_lse)):
         if vector is not None and vector != shape[:1]:
             raise ValueError(f"{name} is {tuple(vector)}; expected ({shape[0]},)")
     if objective.impl == "auto":
-        path = best_path(device.type, str(dtype).removeprefix("torch."), *shape)
+        path = dispatch.best_path(device.type, str(dtype).removeprefix("torch."), *shape)
         objective = objective._replace(impl=path)
     extra = row_weights is not None or teacher_lse is not None
     if targets is None or targets[1] != torch.int64 or extra or device.type != "cpu":
-        return Call(objective, None)
-    return Call(objective, _shortcut(objective, shape, {dtype, teacher[1]}, targets[0][0]))
+        return Call(objective)
+    return _usual(objective, shape, {dtype, teacher[1]}, targets[0][0])
 
 
-def _shortcut(
-    objective: Objective, shape: torch.Size, dtypes: set[torch.dtype], n_real: int
-) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor] | None] | None:
-    """The usual case of integer labels, mean or sum, and both terms."""
+def _usual(objective: Objective, shape: torch.Size, dtypes: set[torch.dtype], n_real: int) -> Call:
+    """With a shortcut, if it is the usual case of class labels, mean or sum, and both terms."""
     n_rows, t = shape[0], objective.temperature
     if (
         objective.reduction == "none"
@@ -122,86 +102,26 @@ def _shortcut(
         or 0 in (objective.ce_weight, objective.kd_weight)
         or not dtypes <= {torch.float32, torch.bfloat16}
     ):
-        return None
+        return Call(objective)
     label, soft, generated = _weights(objective, n_rows, n_real)
     small = shape.numel() <= MOST_LOGITS and shape[1] <= MOST_CLASSES
     if objective.impl == "eager" and small:
-        return partial(stacked, constants=plan(n_rows, n_real, t, label, soft, generated))
+        made = Small(n_rows, n_real, shape[1], t, label, soft, generated)
+        return Call(objective, made, small=True)
     if objective.impl == "compiled" and n_rows == n_real:
         label_column = _constant(n_rows, label, *_CPU_FLOAT)
-        return compiled.Usual(label_column, _constant(n_rows, soft * t, *_CPU_FLOAT), t)
-    return None
+        soft_column = _constant(n_rows, soft * t, *_CPU_FLOAT)
+        return Call(objective, compiled.Usual(label_column, soft_column, t))
+    return Call(objective)
 
 
 _CPU_FLOAT = (torch.float32, torch.device("cpu"))
-
-
-def _check_logits(student: Kind, teacher: Kind) -> None:
-    shape, dtype = student
-    if len(shape) != 2 or shape[1] < 2 or shape[0] == 0:
-        found = tuple(shape)
-        raise ValueError(f"student_logits is {found}; expected (rows, classes), at least (1, 2)")
-    for name, kind in (("student_logits", dtype), ("teacher_logits", teacher[1])):
-        if not kind.is_floating_point:
-            raise ValueError(f"{name} is {kind}; expected a floating-point type")
-    if teacher[0] != shape:
-        expected = f"{tuple(shape)} as student_logits"
-        raise ValueError(f"teacher_logits is {tuple(teacher[0])}; expected {expected}")
-
-
-def _check_targets(targets: torch.Size, dtype: torch.dtype, logits: torch.Size) -> None:
-    rows, classes = logits
-    if len(targets) == 0 or not 0 < targets[0] <= rows:
-        expected = f"1 to {rows} rows; leave targets out if no row has a label"
-        raise ValueError(f"targets is {tuple(targets)}; expected {expected}")
-    if dtype.is_floating_point:
-        if len(targets) != 2 or targets[1] != classes:
-            raise ValueError(f"targets is {tuple(targets)}; expected (real, {classes})")
-    elif len(targets) != 1:
-        raise ValueError(f"targets is {tuple(targets)}; expected (real,) classes")
 
 
 def forget() -> None:
     """Reads the table of measurements anew at the next call."""
     dispatch.forget()
     _planned.cache_clear()
-
-
-def _check_settings(objective: Objective) -> None:
-    for name in ("ce_weight", "kd_weight", "generated_weight"):
-        value = getattr(objective, name)
-        if not (0 <= value < math.inf):
-            raise ValueError(f"{name} is {value}; expected a finite number of at least 0")
-    if not 0 < objective.temperature < math.inf:
-        raise ValueError(f"temperature is {objective.temperature}; expected a number above 0")
-    if not 0 <= objective.label_smoothing < 1:
-        raise ValueError(f"label_smoothing is {objective.label_smoothing}; expected [0, 1)")
-    for name, accepted in (("reduction", Reduction), ("impl", Impl)):
-        if getattr(objective, name) not in accepted.__args__:  # type: ignore[attr-defined]
-            known = ", ".join(accepted.__args__)  # type: ignore[attr-defined]
-            raise ValueError(f"{name} is {getattr(objective, name)!r}; expected one of {known}")
-
-
-def _look(inputs: Inputs) -> None:
-    """ValueError if logits are NaN or +inf or labels out of range."""
-    for name, logits in (("student_logits", inputs.student), ("teacher_logits", inputs.teacher)):
-        if bool(torch.isnan(logits).any()) or bool(torch.isposinf(logits).any()):
-            rows = (logits.isnan() | logits.isposinf()).any(1).nonzero().flatten().tolist()
-            found = f"{name} {tuple(logits.shape)} has NaN or +inf in rows {rows[:5]}"
-            raise ValueError(f"{found}; expected numbers, or -inf for a class that is off")
-    check_labels(inputs.targets, inputs.student.shape[1])
-
-
-def check_labels(targets: Tensor | None, classes: int) -> bool:
-    """ValueError if a label is neither a class nor -100; whether some are -100."""
-    if targets is None or targets.is_floating_point():
-        return False
-    wrong = ((targets < 0) & (targets != IGNORED)) | (targets >= classes)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        found = f"targets {tuple(targets.shape)} has {int(targets[row])} in row {row}"
-        raise ValueError(f"{found}; expected [0, {classes}), or {IGNORED} for no label")
-    return bool((targets == IGNORED).any())
 
 
 def compute(
@@ -218,20 +138,26 @@ def compute(
         want_grad: Whether the gradient is wanted.
         out: Where it goes, if it has a place already.
     """
-    objective = call.objective
+    student, teacher, targets, _, _ = inputs
+    if call.shortcut is not None and targets is not None and (want_grad or call.small):
+        try:
+            made = call.shortcut(student, teacher, targets, out)
+        except (IndexError, RuntimeError):  # what follows says which, or does with it
+            made = None
+        if made is not None and not math.isnan(made[0].item()):
+            return made
+    return _carefully(inputs, call.objective, want_grad, out)
+
+
+def _carefully(
+    inputs: Inputs, objective: Objective, want_grad: bool, out: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """By segments; on a CPU again with masks if ignored labels or classes that are off show up."""
     if inputs.student.device.type != "cpu":
         return _by_segments(inputs, objective, want_grad, out, masked=True, ignoring=True)
     ignoring = False
-    made: tuple[Tensor, Tensor | None] | None = None
     try:
-        # A place for the gradient is worth its copy where the logits are small.
-        fits = out is None or out.numel() <= MOST_LOGITS
-        if call.shortcut is not None and want_grad and fits:
-            made = call.shortcut(*inputs[:3])  # type: ignore[arg-type]
-            if made is not None and out is not None:
-                made = made[0], out.copy_(made[1])
-        if made is None:
-            made = _by_segments(inputs, objective, want_grad, out)
+        made = _by_segments(inputs, objective, want_grad, out)
     except (IndexError, RuntimeError):
         if not check_labels(inputs.targets, inputs.student.shape[1]):
             raise

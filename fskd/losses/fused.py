@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses.execute import Call, Impl, Inputs, Objective, Reduction, compute, planned
+from fskd.losses.checks import Impl, Inputs, Objective, Reduction
+from fskd.losses.execute import Call, compute, planned
 from fskd.losses.targets import at_least_float32, kd_objective
 
-# Upstream gradients of at least this many logits are looked at: 1 needs no pass over them.
-WORTH_A_LOOK = 1 << 18
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -108,7 +107,7 @@ def kd_loss(
             raise RuntimeError(f"{problem}; impl='auto' or 'reference' can")
         return _reference(inputs, objective)
     if student_logits.requires_grad and torch.is_grad_enabled():
-        return cast(Tensor, _KDLoss.apply(*inputs, call))
+        return cast(Tensor, _KDLoss.apply(student_logits, inputs, call))
     with torch.no_grad():
         return compute(inputs, call, False)[0]
 
@@ -178,11 +177,11 @@ class _KDLoss(torch.autograd.Function):
     """Computes the gradient with the loss, and again if it is asked for twice."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, ctx.call = arguments
-        loss, ctx.grad = _gradient(Inputs(*tensors), ctx.call)
-        ctx.save_for_backward(*tensors)
-        ctx.dtype = tensors[0].dtype
+    def forward(ctx: Any, student: Tensor, inputs: Inputs, call: Call) -> Tensor:
+        # Only what needs a gradient is an argument: each costs a microsecond.
+        loss, ctx.grad = _gradient(inputs, call)
+        ctx.save_for_backward(*inputs)
+        ctx.call, ctx.dtype = call, student.dtype
         return loss
 
     @staticmethod
@@ -194,7 +193,8 @@ class _KDLoss(torch.autograd.Function):
         grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
         if grad is None:
             grad = _gradient(Inputs(*ctx.saved_tensors), ctx.call)[1]
-        return (scale(grad, upstream).to(ctx.dtype), *[None] * 5)
+        grad = scale(grad, upstream)
+        return grad if grad.dtype is ctx.dtype else grad.to(ctx.dtype), None, None
 
 
 def _gradient(inputs: Inputs, call: Call) -> tuple[Tensor, Tensor]:
@@ -210,7 +210,7 @@ def scale(grad: Tensor, upstream: Tensor) -> Tensor:
     """The gradient times the upstream one, in place, without making a GPU wait."""
     if upstream.dim() == 1:
         return grad.mul_(upstream.unsqueeze(1))
-    if grad.numel() >= WORTH_A_LOOK and grad.device.type == "cpu" and upstream.item() == 1.0:
+    if grad.is_cpu and upstream.item() == 1.0:
         return grad
     return grad.mul_(upstream)
 

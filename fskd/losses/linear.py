@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses.execute import Impl, Inputs, Objective, compute, planned
+from fskd.losses.checks import Impl, Inputs, Objective
+from fskd.losses.execute import compute, planned
 from fskd.losses.fused import scale
 from fskd.losses.targets import IGNORED, kd_objective
 

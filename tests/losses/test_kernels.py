@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fskd.losses import execute, kd_loss, kd_loss_and_grad, kernels, stacked
+from fskd.losses import execute, kd_loss, kd_loss_and_grad, kernels
+from fskd.losses.small import Small
 
 untyped = inspect.unwrap(kd_loss)
 untyped_grad = inspect.unwrap(kd_loss_and_grad)
@@ -68,11 +69,11 @@ def test_lent_buffers_differ() -> None:
 
 
 def test_constants_stay(cases: Any) -> None:
-    weights = stacked.plan(7, 4, 4.0, 0.1, 0.2, 0.3)
-    before = [x.clone() for x in weights if isinstance(x, torch.Tensor)]
-    stacked.stacked(torch.randn(7, 5), torch.randn(7, 5), torch.tensor([0, 1, 2, 3]), weights)
-    after = [x for x in weights if isinstance(x, torch.Tensor)]
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    small = Small(7, 4, 5, 4.0, 0.1, 0.2, 0.3)
+    before = {name: x.clone() for name, x in vars(small).items() if isinstance(x, torch.Tensor)}
+    small(torch.randn(7, 5), torch.randn(7, 5), torch.tensor([0, 1, 2, 3]))
+    assert before
+    assert all(torch.equal(getattr(small, name), x) for name, x in before.items())
     column = execute._constant(7, 0.25, torch.float64, torch.device("cpu"))
     number = kernels._constant(0.25, torch.float64)
     for make in cases.values():
