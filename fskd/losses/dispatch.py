@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-Path_ = Literal["reference", "eager", "compiled"]
+Route = Literal["reference", "eager", "compiled"]
 
 # Compiling a shape takes seconds, so it has to be earned back within this many calls.
 CALLS = 1_000
@@ -50,9 +50,9 @@ class Entry(NamedTuple):
         return max(abs(math.log(ratio)) for ratio in ratios)
 
     @property
-    def best(self) -> Path_:
+    def best(self) -> Route:
         """The fastest path, compiling included."""
-        eager: Path_ = "eager" if self.eager <= self.reference else "reference"
+        eager: Route = "eager" if self.eager <= self.reference else "reference"
         uncompiled = min(self.eager, self.reference)
         earned = (uncompiled - self.compiled) * 1e-6 * CALLS
         return "compiled" if earned > self.compile_seconds else eager
@@ -95,7 +95,7 @@ def table() -> list[Entry]:
     return entries + [entry for entry in measured if (entry.device, entry.dtype) not in tuned]
 
 
-def best_path(device: str, dtype: str, rows: int, classes: int) -> Path_:
+def best_path(device: str, dtype: str, rows: int, classes: int) -> Route:
     """The fastest path by the nearest measured shape; ``eager`` where nothing near was measured.
 
     Args:

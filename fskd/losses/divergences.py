@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fskd.losses.autograd import is_traced
 from fskd.losses.checks import check_labels
 from fskd.losses.fused_divergences import Divergence, FusedDivergence, Impl, compute
 from fskd.losses.targets import IGNORED, at_least_float32
@@ -140,12 +141,7 @@ def _fusing(
     """Checks the call; whether the fused path is to be taken."""
     _check_settings(kind, impl)
     _check_shapes(student, teacher, targets)
-    if torch.compiler.is_compiling():
-        return False
-    if torch._C._are_functorch_transforms_active():
-        if impl == "eager":
-            problem = f"{kind.name}(impl='eager') cannot be transformed by torch.func"
-            raise RuntimeError(f"{problem}; impl='auto' or 'reference' can")
+    if is_traced(kind.name, impl, student):
         return False
     if targets is not None and (targets.device.type == "cpu" or torch.is_anomaly_enabled()):
         low, high = targets.aminmax()

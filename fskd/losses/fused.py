@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fskd.losses.autograd import is_traced, refuse_second_derivative
 from fskd.losses.checks import Impl, Inputs, Objective, Reduction
 from fskd.losses.execute import Call, compute, planned
 from fskd.losses.targets import at_least_float32, kd_objective
-
-PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class KDOptions(TypedDict, total=False):
@@ -95,16 +94,10 @@ def kd_loss(
         temperature, ce_weight, kd_weight, generated_weight, label_smoothing, reduction, impl
     )
     inputs = Inputs(student_logits, teacher_logits, targets, row_weights, teacher_lse)
-    # Fake and distributed tensors have rules of their own, which kept buffers would break.
-    if torch.compiler.is_compiling() or type(student_logits) not in PLAIN:
+    if is_traced("kd_loss", impl, student_logits):
         return _reference(inputs, objective)
     call = planned(inputs, objective, debug)
     if call.objective.impl == "reference":
-        return _reference(inputs, objective)
-    if torch._C._are_functorch_transforms_active():
-        if impl != "auto":
-            problem = f"kd_loss(impl='{impl}') cannot be transformed by torch.func"
-            raise RuntimeError(f"{problem}; impl='auto' or 'reference' can")
         return _reference(inputs, objective)
     if student_logits.requires_grad and torch.is_grad_enabled():
         return cast(Tensor, _KDLoss.apply(student_logits, inputs, call))
@@ -186,10 +179,7 @@ class _KDLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "kd_loss has no second derivative; impl='reference' is differentiable twice"
-            )
+        refuse_second_derivative("kd_loss")
         grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
         if grad is None:
             grad = _gradient(Inputs(*ctx.saved_tensors), ctx.call)[1]

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fskd.losses.autograd import refuse_second_derivative
 from fskd.losses.fused import scale
 from fskd.losses.kernels import Rows, by_chunks, place, put, shift
 from fskd.losses.targets import IGNORED
@@ -63,11 +64,7 @@ class FusedDivergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                f"{ctx.kind.name} has no second derivative; "
-                "impl='reference' is differentiable twice"
-            )
+        refuse_second_derivative(ctx.kind.name)
         grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
         if grad is None:
             student, teacher, targets = ctx.saved_tensors

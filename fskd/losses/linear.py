@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fskd.losses.autograd import is_traced, refuse_second_derivative
 from fskd.losses.checks import Impl, Inputs, Objective
 from fskd.losses.execute import compute, planned
 from fskd.losses.fused import scale
@@ -91,7 +92,7 @@ def linear_kd_loss(
     objective = Objective(temperature, ce_weight, kd_weight, generated_weight, impl=impl)
     _check(student, teacher, targets, objective)
     everything = slice(None)
-    if impl == "reference" or torch.compiler.is_compiling():
+    if impl == "reference" or is_traced("linear_kd_loss", impl, student_hidden):
         known = teacher if isinstance(teacher, Tensor) else teacher.logits(everything)
         settings = objective._asdict()
         settings.pop("impl")
@@ -150,10 +151,7 @@ class _LinearKDLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "linear_kd_loss has no second derivative; impl='reference' is differentiable twice"
-            )
+        refuse_second_derivative("linear_kd_loss")
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             layer = Layer(*ctx.saved_tensors)

@@ -23,7 +23,7 @@ T, CE, KD, GENERATED = 4.0, 0.1, 0.9, 1.0
 WIDTH = 768  # of the hidden rows in the part ``linear``
 LARGE = 30_000  # classes from which the last layer is worth fusing
 
-Path_ = Callable[[], object]
+Step = Callable[[], object]
 
 
 class Row(NamedTuple):
@@ -85,7 +85,7 @@ def _logits(rows: int, classes: int, dtype: torch.dtype, device: torch.device) -
     return [student.contiguous().requires_grad_(), teacher.contiguous(), labels]
 
 
-def _backward(loss: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Path_:
+def _backward(loss: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Step:
     """Forward and backward, with gradients that are new each time."""
 
     def call() -> None:
@@ -103,7 +103,7 @@ def _kd(
     student, teacher, labels = _logits(rows, classes, dtype, device)
     bare, buffer = student.detach(), torch.empty_like(student)
     composed = torch.compile(plain, dynamic=False)
-    paths: dict[str, Path_] = {
+    paths: dict[str, Step] = {
         "plain": _backward(lambda: plain(student, teacher, labels), [student]),
         "plain, compiled": _backward(lambda: composed(student, teacher, labels), [student]),
     }
@@ -135,7 +135,7 @@ def _kdplus(
         kl = F.kl_div(log_q, F.softmax(teacher[n:] / T, dim=1), reduction="batchmean")
         return plain(student[:n], teacher[:n], real) + GENERATED * T * T * kl
 
-    paths: dict[str, Path_] = {"two plain losses": _backward(two_losses, [student])}
+    paths: dict[str, Step] = {"two plain losses": _backward(two_losses, [student])}
     for impl in ("eager", "compiled"):
         ours = partial(kd_loss, student, teacher, real, impl=impl)
         paths[f"kd_loss, {impl}"] = _backward(ours, [student])
@@ -155,7 +155,7 @@ def _linear(
     known, known_weight = known.clone(), known_weight.clone()
     labels = torch.randint(classes, (rows,), device=device)
     leaves = [hidden, weight]
-    paths: dict[str, Path_] = {
+    paths: dict[str, Step] = {
         "plain": _backward(
             lambda: plain(F.linear(hidden, weight), F.linear(known, known_weight), labels), leaves
         ),
@@ -202,7 +202,7 @@ def _liger(
 
 
 def _timed(
-    paths: dict[str, Path_], bound: Path_ | None, rounds: int, device: torch.device
+    paths: dict[str, Step], bound: Step | None, rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Times of all paths and of the copy bound, under the empty name."""
     every = {**paths, "": bound} if bound is not None else dict(paths)
@@ -210,7 +210,7 @@ def _timed(
 
 
 def interleaved(
-    paths: dict[str, Path_], rounds: int, device: torch.device, seconds: float = 0.05
+    paths: dict[str, Step], rounds: int, device: torch.device, seconds: float = 0.05
 ) -> dict[str, list[float]]:
     """Seconds a call of every path in every round, after two calls that warm up.
 
@@ -221,7 +221,7 @@ def interleaved(
         seconds: About how long a path is timed in one round.
     """
 
-    def timed(call: Path_, repeats: int) -> float:
+    def timed(call: Step, repeats: int) -> float:
         start = time.perf_counter()
         for _ in range(repeats):
             call()
@@ -247,7 +247,7 @@ def _rows(
     dtype: torch.dtype,
     device: torch.device,
     times: dict[str, list[float]],
-    paths: dict[str, Path_],
+    paths: dict[str, Step],
 ) -> list[Row]:
     """One row a path; the first path is the base."""
     base = times[next(iter(paths))]
@@ -264,7 +264,7 @@ def _rows(
     return found
 
 
-def peak(call: Path_, device: torch.device) -> int:
+def peak(call: Step, device: torch.device) -> int:
     """Most bytes that a warm call has allocated at once."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)

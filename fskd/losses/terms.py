@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fskd.losses.autograd import is_traced, refuse_second_derivative
 from fskd.losses.targets import at_least_float32, cross_entropy, kl_divergence
 
 NEVER = -(1 << 31)  # no label: one that is no class, -100 included, is an error
@@ -53,7 +54,7 @@ def kd_terms(
         >>> [round(term.item(), 4) for term in terms]
         [1.3863, 0.0, 0.0]
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_traced("kd_terms", "auto", student_logits):
         return _plain(student_logits, teacher_logits, targets, temperature)
     return Terms(*_Terms.apply(student_logits, teacher_logits, targets, temperature))
 
@@ -100,8 +101,7 @@ class _Terms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("kd_terms has no second derivative; the terms in targets.py have")
+        refuse_second_derivative("kd_terms", "a sum of the terms in targets.py")
         probs, targets = ctx.saved_tensors
         weights = torch.stack(upstream).unsqueeze(1).mul(ctx.coefficients).sum(0)
         grad = torch.mul(probs, weights.view(3, -1, 1)).sum(0)

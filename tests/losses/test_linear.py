@@ -2,6 +2,7 @@
 
 import inspect
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -167,3 +168,18 @@ def test_errors(change: dict[str, object], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(linear_kd_loss)(**(given | change))  # without the tests' shape checker
+
+
+def test_transforms() -> None:
+    hidden, weight, bias = layer(5, 4, 3, torch.float64)
+    known, targets = layer(5, 3, 3, torch.float64, 1)[0], torch.tensor([0, 2, 1])
+
+    def loss(impl: str) -> Any:
+        settings = {"teacher_logits": known, "targets": targets, "impl": impl}
+        return lambda rows: linear_kd_loss(rows, weight, bias, **settings)
+
+    leaf = hidden.clone().requires_grad_()
+    loss("auto")(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(loss("auto"))(hidden), leaf.grad)
+    with pytest.raises(RuntimeError, match=r"linear_kd_loss\(impl='eager'\) cannot be transformed"):
+        torch.func.grad(loss("eager"))(hidden)
