@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,7 +168,9 @@ def _execute(
     from fskd.protocol import Protocol, Run, read_protocol
     from fskd.resolve import validate
 
-    layer = _layer(options, overrides)
+    _check_exclusive(options)
+    named = {name: value for name, value in options.items() if name != "method"}
+    layer = settings_layer(named, overrides)
     runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
     protocol = Protocol(name="run") if file is None else read_protocol(file)
     names = str(options["method"]).split(",") if options["method"] else [None]
@@ -179,16 +181,11 @@ def _execute(
 
     from fskd.results.names import save_names
     from fskd.results.tables import show
-    from fskd.train.prepare import choose_subset, load_data, prepare
     from fskd.train.runner import run
     from fskd.train.screen import make_screen
     from fskd.train.session import Session
 
-    # Every mistake shows before any work starts.
-    for config in _one_of_each(configs):
-        prepare(config, Path(runtime.out))
-    for config in configs:
-        choose_subset(config, load_data(config))
+    check_all(configs, Path(runtime.out))
     session = Session(runtime, make_screen(runtime.quiet))
     results, labels = [], {}
     for arm, config in runs:
@@ -200,14 +197,13 @@ def _execute(
         show(results, make_console(), labels if protocol.arms else {})
 
 
-def _layer(options: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Named options, then ``--set``, as one nested mapping."""
+def settings_layer(options: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Named options that were given, then ``--set``, as one nested mapping."""
     from fskd.resolve import merge, nested, parse_override
 
-    _check_exclusive(options)
     layer: dict[str, Any] = {}
     for name, value in options.items():
-        if value is not None and name != "method":
+        if value is not None:
             layer = merge(layer, nested(name, value))
     for text in overrides:
         layer = merge(layer, parse_override(text))
@@ -231,6 +227,16 @@ def _points(
             point = {**layer, "method": {**kept, "name": name}}
         for number in [None] if seeds is None else seeds:
             yield point if number is None else merge(point, {"seed": number})
+
+
+def check_all(configs: "Sequence[RunConfig]", out: Path) -> None:
+    """Every mistake shows before any work starts."""
+    from fskd.train.prepare import choose_subset, load_data, prepare
+
+    for config in _one_of_each(configs):
+        prepare(config, out)
+    for config in configs:
+        choose_subset(config, load_data(config))
 
 
 def _one_of_each(configs: "Sequence[RunConfig]") -> "Iterable[RunConfig]":
@@ -305,12 +311,24 @@ def spread_set(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 for bad input, 1 for failed training)."""
+    return call(app, "python -m fskd.run", arguments, STOPPED)
+
+
+def call(commands: typer.Typer, name: str, arguments: Sequence[str] | None, stopped: str) -> int:
+    """Calls a command; every error becomes one line and an exit code.
+
+    Args:
+        commands: The command.
+        name: How it is called, for messages.
+        arguments: Its options; those of this process if None.
+        stopped: Printed after Ctrl-C.
+    """
     given = spread_set(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        code = typer.main.get_command(app).main(given, "python -m fskd.run", standalone_mode=False)
+        code = typer.main.get_command(commands).main(given, name, standalone_mode=False)
         if code == 130:
-            return _fail(STOPPED, 130, False)
+            return _fail(stopped, 130, False)
         return code if isinstance(code, int) else 0
     except UsageError as error:
         return _fail(error.format_message(), 2, debug)
@@ -324,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = "this is a fault of fskd or of a network of yours; --debug shows where"
         return _fail(f"{type(error).__name__}: {error} ({where})", 1, debug)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(STOPPED, 130, False)
+        return _fail(stopped, 130, False)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
