@@ -258,6 +258,8 @@ def _carry_out(
 
 def _engine(runtime: "Runtime", hands: Hands) -> Engine:
     """The engine asked for; a device that is not there is an error before any work."""
+    import torch
+
     from fskd.train.devices import launch
 
     if hands.engine == "ray":
@@ -271,7 +273,9 @@ def _engine(runtime: "Runtime", hands: Hands) -> Engine:
         runtimes = [runtime.model_copy(update={"device": "cpu"})] * count
     else:
         runtimes = _on_gpus(runtime, hands)
-    return LocalPool(runtimes, max(cores() // len(runtimes), 1))
+    # OMP_NUM_THREADS, if set, limits the threads as it does everywhere.
+    threads = min(cores() // len(runtimes), torch.get_num_threads())
+    return LocalPool(runtimes, max(threads, 1))
 
 
 def _on_gpus(runtime: "Runtime", hands: Hands) -> "list[Runtime]":
