@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def start(*options: str, module: str = "fskd.sweep") -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", module, *options],
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Where tests run in the background, Ctrl-C is ignored and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
