@@ -196,16 +196,12 @@ def _show(plan: Plan, ledger: "Ledger") -> None:
     for task in ledger.waiting.values():
         print(f"{task.arm}: {task.folder}")
     for key, error in ledger.failed.items():
-        print(f"failed before: {_folder(plan, key)}: {error}")
+        print(f"failed before: {ledger.tasks[key].folder}: {error}")
     done = len(plan.tasks.keys() & ledger.results.keys())
     teachers = len(ledger.waiting.keys() - plan.tasks.keys())
     left = len(ledger.waiting) - teachers
     also = f", and {teachers} teacher{'s' * (teachers > 1)} to be trained first" if teachers else ""
     print(f"{done} of {len(plan.tasks)} runs finished, {left} left{also}")
-
-
-def _folder(plan: Plan, key: str) -> str:
-    return plan.tasks[key].folder if key in plan.tasks else f"teacher {key}"
 
 
 def _keep_names(plan: Plan) -> None:
@@ -224,10 +220,9 @@ def _carry_out(
     from fskd.engines.board import make_board
     from fskd.engines.loop import carry_through
 
-    shown = {**ledger.waiting, **plan.tasks}
     engine = _engine(plan.runtime, hands)
     try:
-        with make_board(shown, quiet) as board:
+        with make_board(quiet) as board:
             board.say(f"{len(ledger.waiting)} runs, {engine.slots} at once, in {plan.out}")
             return carry_through(ledger, engine, board.look, board.say, max_failures)
     finally:
@@ -255,7 +250,7 @@ def _conclude(plan: Plan, ledger: "Ledger", through: bool) -> None:
     print(f"{len(results)} of {len(plan.tasks)} runs finished, {made}")
     print(f"report: python -m fskd.report {plan.out}")
     for key, error in ledger.failed.items():
-        print(f"failed: {_folder(plan, key)}: {error}", file=sys.stderr)
+        print(f"failed: {ledger.tasks[key].folder}: {error}", file=sys.stderr)
     if not through:
         raise typer.Exit(130)
     if ledger.waiting:

@@ -14,12 +14,13 @@ from sweeps import end_state, protocol, start
 
 from fskd.config import Runtime
 from fskd.engines.base import Outcome, Task
-from fskd.engines.ledger import Ledger, carry_through
-from fskd.protocol import read_protocol
+from fskd.engines.ledger import Ledger
+from fskd.engines.local import local_pool
+from fskd.engines.loop import carry_through
 from fskd.resolve import resolve
-from fskd.results.names import load_expected, load_names, save_expected
+from fskd.results.names import load_names
 from fskd.results.store import Result, RunDir
-from fskd.sweep import Hands, _on_gpus, main
+from fskd.sweep import main
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -47,10 +48,6 @@ def test_makes_what_single_runs_make(sweep: Command, command: Command, tmp_path:
     assert command(str(file), folder=theirs)[0] == 0
     assert end_state(ours) == end_state(theirs)
     assert load_names(ours, "small") == load_names(theirs, "small")
-    expected = load_expected(ours, "small")
-    assert {run["folder"] for run in expected.values()} <= set(end_state(ours))
-    assert sorted(run["arm"] for run in expected.values()) == ["ce", "ce", "kdplus", "kdplus"]
-    assert (ours / "small.yaml").read_text() == file.read_text()
     times = {path: path.stat().st_mtime_ns for path in ours.glob("*/*")}
     code, table, _ = sweep(file, ours)
     assert (code, "0 made now" in table) == (0, True)
@@ -61,7 +58,7 @@ def test_dry_run_and_filters(sweep: Command, tmp_path: Path) -> None:
     file, out = protocol(tmp_path, fractions="[0.1, 0.2]"), tmp_path / "runs"
     code, plan, _ = sweep(file, out, "--dry-run")
     assert (code, out.exists()) == (0, False)
-    assert "0 of 8 runs finished, 9 left" in plan
+    assert plan.endswith("0 of 8 runs finished, 8 left, and 1 teacher to be trained first\n")
     assert plan.splitlines()[0].startswith("teacher: digits-cnn_small-ce-100pct")
     cases = {
         "arm=kdplus": 4,
@@ -84,7 +81,7 @@ def test_a_part_of_a_protocol_expects_all_of_it(sweep: Command, tmp_path: Path) 
     file, out = protocol(tmp_path), tmp_path / "runs"
     code, _table, _ = sweep(file, out, "--only", "arm=ce")
     assert (code, len(end_state(out))) == (0, 2)
-    assert len(load_expected(out, "small")) == 4
+    assert sorted(load_names(out, "small").values()) == ["ce", "ce", "kdplus", "kdplus"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +146,7 @@ def test_a_failure_is_recorded_and_stops_nothing(
     assert code == 1
     assert "--retry-failed" in said
     assert sweep(file, out, "--retry-failed")[0] == 1
-    attempts = [json.loads(path.read_text())["attempts"] for path in out.glob("*/failed.json")]
+    attempts = [json.loads(path.read_text())["attempt"] for path in out.glob("*/failed.json")]
     assert attempts == [2, 2]
     code, _, said = sweep(file, out, "--retry-failed", "--max-failures", "1", "--workers", "1")
     assert code == 1
@@ -179,7 +176,7 @@ def test_without_teacher_its_students_fail(sweep: Command, tmp_path: Path) -> No
     assert code == 1
     assert "1 of 2 runs finished" in table
     assert "its teacher was not made" in said
-    assert "failed: teacher" in said
+    assert "failed: digits-cnn_small-ce-100pct" in said
 
 
 def test_two_sweeps_share_the_work(tmp_path: Path, command: Command) -> None:
@@ -228,7 +225,8 @@ class Pretended:
     def wait(self, timeout: float) -> list[tuple[Task, Outcome]]:
         kind = self.script.pop(0) if self.script else "made"
         if kind == "interrupt":
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+            return []
         if not self.going:
             return []
         result = RESULT if kind == "made" else None
@@ -241,24 +239,30 @@ class Pretended:
 RESULT = Result("k", {}, 1, 10, "", "", "", 0.5, 1.0, 0.1, 0.5, 1, 1.0, 64, 0)
 
 
-def ledger(*needs: str | None, tries: int = 3) -> Ledger:
-    config = resolve({"method": "ce"})
-    tasks = [Task("arm", config, str(i), need) for i, need in enumerate(needs)]
-    return Ledger({task.key: task for task in tasks}, {}, {}, tries)
+@pytest.fixture
+def ledger(tmp_path: Path) -> Callable[..., Ledger]:
+    """Makes a ledger of tasks that need the given keys."""
+
+    def make(*needs: str | None, tries: int = 3) -> Ledger:
+        config = resolve({"method": "ce"})
+        tasks = {str(i): Task("arm", config, str(i), need) for i, need in enumerate(needs)}
+        return Ledger(tmp_path, tasks, dict(tasks), tries=tries)
+
+    return make
 
 
 def through(book: Ledger, engine: Pretended, limit: int | None = None) -> bool:
     return carry_through(book, engine, lambda *_: None, lambda _: None, limit)
 
 
-def test_ledger_waits_for_teachers() -> None:
+def test_ledger_waits_for_teachers(ledger: Callable[..., Ledger]) -> None:
     book, engine = ledger("2", None, None), Pretended([])
     assert through(book, engine)
     assert engine.started == ["1", "2", "0"]
     assert (book.made, len(book.results), book.waiting) == (3, 3, {})
 
 
-def test_ledger_starts_lost_runs_again_but_not_for_ever() -> None:
+def test_ledger_starts_lost_runs_again_but_not_for_ever(ledger: Callable[..., Ledger]) -> None:
     book, engine = ledger(None, None, tries=3), Pretended(["lost", "lost", "lost"], slots=1)
     assert through(book, engine)
     assert engine.started == ["0", "0", "0", "1"]
@@ -268,7 +272,9 @@ def test_ledger_starts_lost_runs_again_but_not_for_ever() -> None:
     assert not book.failed
 
 
-def test_ledger_comes_back_to_busy_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ledger_comes_back_to_busy_runs(
+    ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 10)
     book, engine = ledger(None, None, None), Pretended(["busy"], slots=1)
@@ -276,7 +282,7 @@ def test_ledger_comes_back_to_busy_runs(monkeypatch: pytest.MonkeyPatch) -> None
     assert engine.started == ["0", "1", "2", "0"]
 
 
-def test_ledger_stops_when_asked() -> None:
+def test_ledger_stops_when_asked(ledger: Callable[..., Ledger]) -> None:
     book, engine = ledger(*[None] * 5), Pretended(["interrupt"])
     assert not through(book, engine)
     assert (len(engine.started), len(book.results), len(book.waiting)) == (2, 2, 3)
@@ -287,7 +293,7 @@ def test_ledger_stops_when_asked() -> None:
     assert (engine.started, len(book.waiting)) == (["0"], 4)
 
 
-def test_time_left_is_by_arm() -> None:
+def test_time_left_is_by_arm(ledger: Callable[..., Ledger]) -> None:
     book = ledger(None, None, None)
     assert book.seconds_left(2) is None
     book.seconds = {"arm": [1.0, 3.0], "other": [100.0]}
@@ -295,28 +301,15 @@ def test_time_left_is_by_arm() -> None:
 
 
 def test_workers_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
     def devices(share: float, workers: int | None = None, device: str = "auto") -> list[str]:
-        found = _on_gpus(Runtime(device=device), Hands("local", None, workers, share))
-        return [runtime.device for runtime in found]
+        pool = local_pool(Runtime(device=device), workers, share)
+        return [worker.runtime.device for worker in pool._workers]
 
     assert devices(1.0) == ["cuda:0", "cuda:1"]
     assert devices(0.5) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert devices(0.1, workers=3) == ["cuda:0", "cuda:1", "cuda:0"]
     assert devices(0.25, device="cuda:1") == ["cuda:1"] * 4
-
-
-def test_expected_runs_file(tmp_path: Path) -> None:
-    runs = {"k": {"arm": "kd", "folder": "digits-k"}}
-    save_expected(tmp_path, "p", "arms: {}\n", {"seed": 1}, runs)
-    assert load_expected(tmp_path, "p") == runs
-    assert load_expected(tmp_path, "other") == {}
-    (tmp_path / "p.expected.json").write_text('{"runs": [1]}')
-    with pytest.raises(Exception, match="cannot be read"):
-        load_expected(tmp_path, "p")
-
-
-def test_shipped_protocols_are_sweeps() -> None:
-    file = Path(__file__).parent.parent / "protocols" / "smoke.yaml"
-    assert [run.arm for run in read_protocol(file).runs()] == ["ce", "kd", "kdplus"]
+    assert devices(1.0, workers=3, device="cpu") == ["cpu"] * 3

@@ -2,26 +2,18 @@
 
 import sys
 import time
-from collections.abc import Mapping
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fskd.engines.base import TEACHER, Task
+from fskd.engines.base import TEACHER
 from fskd.engines.ledger import Ledger
 
 
 class Board:
-    """Shows nothing; the base of the others.
-
-    Args:
-        tasks: All tasks of the sweep by key, finished ones included.
-    """
-
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self.tasks = tasks
+    """Shows nothing; the base of the others."""
 
     def __enter__(self) -> "Board":
         return self
@@ -41,8 +33,7 @@ class LineBoard(Board):
 
     every = 10.0
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
-        super().__init__(tasks)
+    def __init__(self) -> None:
         self._last = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -53,14 +44,13 @@ class LineBoard(Board):
         """Prints if the last line is old enough."""
         if time.monotonic() - self._last >= self.every:
             self._last = time.monotonic()
-            self.say(progress(self.tasks, ledger, slots))
+            self.say(progress(ledger, slots))
 
 
 class LiveBoard(Board):
     """A table by arm on a terminal."""
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
-        super().__init__(tasks)
+    def __init__(self) -> None:
         self._live = Live(console=Console(stderr=True), refresh_per_second=2)
 
     def __enter__(self) -> "Board":
@@ -76,28 +66,28 @@ class LiveBoard(Board):
 
     def look(self, ledger: Ledger, slots: int) -> None:
         """Draws the table anew."""
-        title = Text(progress(self.tasks, ledger, slots), "bold")
-        self._live.update(Group(title, table(self.tasks, ledger)))
+        self._live.update(Group(Text(progress(ledger, slots), "bold"), table(ledger)))
 
 
-def make_board(tasks: Mapping[str, Task], quiet: bool) -> Board:
+def make_board(quiet: bool) -> Board:
     """The board that fits where stderr goes."""
     if quiet:
-        return Board(tasks)
-    return LiveBoard(tasks) if sys.stderr.isatty() else LineBoard(tasks)
+        return Board()
+    return LiveBoard() if sys.stderr.isatty() else LineBoard()
 
 
-def progress(tasks: Mapping[str, Task], ledger: Ledger, slots: int) -> str:
-    """One line: counts of runs, teachers included, time left and the best student."""
+def progress(ledger: Ledger, slots: int) -> str:
+    """One line: counts of runs, teachers included, time left and the best student so far."""
     left = ledger.seconds_left(slots)
     parts = [
-        f"{len(ledger.results)} of {len(tasks)} done",
+        f"{len(ledger.results)} of {len(ledger.tasks)} done",
         f"{len(ledger.running)} running",
         f"{len(ledger.failed)} failed",
     ]
     if left is not None:
         parts.append(f"{clock(left)} left")
-    found = [(r.top1, tasks[k].arm) for k, r in ledger.results.items() if tasks[k].arm != TEACHER]
+    arms = {key: ledger.tasks[key].arm for key in ledger.results}
+    found = [(ledger.results[k].top1, arm) for k, arm in arms.items() if arm != TEACHER]
     if found:
         top1, arm = max(found)
         parts.append(f"best {100 * top1:.2f} % ({arm})")
@@ -116,18 +106,17 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def table(tasks: Mapping[str, Task], ledger: Ledger) -> Table:
+def table(ledger: Ledger) -> Table:
     """Counts and the best top-1 so far, by arm."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("arm", overflow="fold")
     for column in ("done", "running", "failed", "waiting", "best top-1 %"):
         drawn.add_column(column, justify="right", no_wrap=True)
-    for arm in dict.fromkeys(task.arm for task in tasks.values()):
-        keys = {key for key, task in tasks.items() if task.arm == arm}
+    for arm in dict.fromkeys(task.arm for task in ledger.tasks.values()):
+        keys = {key for key, task in ledger.tasks.items() if task.arm == arm}
         done = [ledger.results[key].top1 for key in keys & ledger.results.keys()]
-        counts = [
-            len(keys & part.keys()) for part in (ledger.running, ledger.failed, ledger.waiting)
-        ]
+        parts = (ledger.running, ledger.failed, ledger.waiting)
+        counts = [str(len(keys & part.keys())) for part in parts]
         best = f"{100 * max(done):.2f}" if done else "-"
-        drawn.add_row(Text(arm), str(len(done)), *map(str, counts), best)
+        drawn.add_row(Text(arm), str(len(done)), *counts, best)
     return drawn

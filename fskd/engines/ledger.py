@@ -18,6 +18,7 @@ class Ledger:
     """The tasks of a sweep by key.
 
     Attributes:
+        tasks: All of them, teachers first.
         out: Folder of all runs.
         waiting: Still to be started, in order.
         results: Finished runs, those of earlier sweeps included.
@@ -30,6 +31,7 @@ class Ledger:
     """
 
     out: Path
+    tasks: dict[str, Task] = field(default_factory=dict)
     waiting: dict[str, Task] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)

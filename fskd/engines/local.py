@@ -33,7 +33,7 @@ def preload() -> None:
     """Starts the server from which workers are forked; its imports go on beside the caller's."""
     if not FORKING:
         return
-    _context().set_forkserver_preload(["fskd.engines.work"])
+    _context().set_forkserver_preload(["fskd.sweep", "fskd.engines.work"])
     # Ctrl-C reaches all processes of a terminal, but only the sweep itself decides what follows.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -59,9 +59,9 @@ def local_pool(runtime: "Runtime", workers: int | None, gpus_per_run: float) -> 
     """
     import torch
 
-    from fskd.train.devices import launch
+    from fskd.train.devices import find_devices
 
-    if launch(runtime).device.type == "cpu":
+    if find_devices(runtime)[0] == "cpu":
         devices = ["cpu"] * (workers or cores())
     else:
         one = ":" in runtime.device

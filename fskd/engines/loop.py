@@ -33,13 +33,16 @@ def carry_through(
     Returns:
         False if Ctrl-C stopped it.
     """
-    with _interrupts(say) as interrupted:
+    told = False
+    with _interrupts() as interrupted:
         while ledger.waiting or ledger.running:
             full = max_failures is not None and ledger.failures >= max_failures
-            stopping = full or interrupted()
-            if stopping and not ledger.running:
+            if (full or interrupted()) and not ledger.running:
                 break
-            if not stopping:
+            if interrupted() and not told:
+                say(f"finishing what is running ({len(ledger.running)}); Ctrl-C again abandons it")
+                told = True
+            if not (full or interrupted()):
                 _start(ledger, engine)
             for task, outcome in engine.wait(0.5):
                 _book(ledger, task, outcome, say)
@@ -61,14 +64,13 @@ def _book(ledger: Ledger, task: Task, outcome: Outcome, say: Say) -> None:
 
 
 @contextmanager
-def _interrupts(say: Say) -> Iterator[Callable[[], bool]]:
+def _interrupts() -> Iterator[Callable[[], bool]]:
     """Whether there was a Ctrl-C; the first is only noted, so that no outcome is lost by it."""
     seen = []
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
         signal.signal(signal.SIGINT, before)
-        say("Ctrl-C: what is running will be finished; Ctrl-C again abandons it")
 
     before = signal.signal(signal.SIGINT, note)
     try:

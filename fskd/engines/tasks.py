@@ -84,12 +84,12 @@ def open_ledger(tasks: Mapping[str, Task], out: Path, retry_failed: bool, tries:
     for task in tasks.values():
         sort(task)
     students, ledger.waiting = ledger.waiting, {}
-    # Students with one teacher follow each other, so that most of them ask for it only once.
     taught = {task.needs: task for task in students.values() if task.needs is not None}
     first = {teacher.key: teacher for task in taught.values() for teacher in _teachers(task)}
     for teacher in first.values():
         sort(teacher)
     ledger.waiting |= students
+    ledger.tasks |= {**first, **tasks}
     return ledger
 
 
