@@ -267,6 +267,9 @@ def test_ledger_starts_lost_runs_again_but_not_for_ever(ledger: Callable[..., Le
     assert through(book, engine)
     assert engine.started == ["0", "0", "0", "1"]
     assert book.failed == {"0": "why 3 times"}
+    failure = RunDir(book.out / book.tasks["0"].folder).failure()
+    assert failure is not None
+    assert (failure["error"], failure["attempt"]) == ("why 3 times", 1)
     book, engine = ledger(None, tries=3), Pretended(["lost", "lost"])
     assert through(book, engine)
     assert not book.failed

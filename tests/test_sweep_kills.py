@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sweeps import end_state, environment, protocol, start
+from sweeps import end_state, environment, protocol
 
-KILLS = 10
-OPTIONS = [
-    "--workers", "2", "--tries", "1000",
-    "--set", "budget.steps=150", "teacher.budget.steps=60", "runtime.save_every=0.05",
-]  # fmt: skip
+from fskd.run import main
+
+# 12 kills in all; those of a sweep cost a start of Python and torch each.
+SWEEP_KILLS, WORKER_KILLS = 5, 7
+SETTINGS = ["--set", "budget.steps=40", "teacher.budget.steps=60"]
+OPTIONS = ["--workers", "2", "--tries", "1000", *SETTINGS, "runtime.save_every=0.05"]
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,22 +54,18 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What single runs, one after another, leave."""
     out = tmp_path_factory.mktemp("undisturbed")
-    with start(str(file), "--out", str(out), *OPTIONS[4:], module="fskd.run") as process:
-        _, said = process.communicate(timeout=500)
-    assert process.returncode == 0, said
+    assert main([str(file), "--out", str(out), *SETTINGS]) == 0
     return out
-
-
-def finish(file: Path, out: Path) -> None:
-    with start(str(file), "--out", str(out), *OPTIONS) as process:
-        _, said = process.communicate(timeout=500)
-    assert process.returncode == 0, said
 
 
 def go(file: Path, out: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "fskd.sweep", str(file), "--out", str(out), *OPTIONS]
-    silent = subprocess.DEVNULL
-    return subprocess.Popen(command, env=environment(), stdout=silent, stderr=silent)
+    with (out / "said").open("ab") as said:
+        return subprocess.Popen(command, env=environment(), stdout=said, stderr=said)
+
+
+def finish(file: Path, out: Path) -> None:
+    assert go(file, out).wait(500) == 0, (out / "said").read_text()
 
 
 def until(condition: Callable[[], object], seconds: float = 300) -> None:
@@ -85,40 +82,44 @@ def gone(pid: int) -> bool:
         return True
 
 
+def finished(out: Path) -> list[Path]:
+    return sorted(out.glob("*/result.json"))
+
+
 def test_the_sweep_is_killed(file: Path, undisturbed: Path, tmp_path: Path) -> None:
-    seed = random.randrange(10**6)
-    rng = random.Random(seed)
-    for _ in range(KILLS):
+    rng = random.Random(1)
+    for _ in range(SWEEP_KILLS):
         process = go(file, tmp_path)
         until(lambda process=process: workers(process.pid) or process.poll() is not None)
-        time.sleep(rng.uniform(0.0, 0.8))
+        time.sleep(rng.uniform(0.0, 1.0))
         left = workers(process.pid)
+        assert process.poll() is None, (tmp_path / "said").read_text()  # there was work to disturb
         kill(process.pid)
         process.wait()
         until(lambda left=left: all(map(gone, left)), 60)  # they end with the sweep
-        if len(finished := sorted(tmp_path.glob("*/result.json"))) > 8:
-            shutil.rmtree(rng.choice(finished).parent)  # so that there is work for every kill
+        for result in finished(tmp_path)[3:]:
+            shutil.rmtree(result.parent)  # so that there is work for every kill
     finish(file, tmp_path)
-    assert end_state(tmp_path) == end_state(undisturbed), seed
+    assert end_state(tmp_path) == end_state(undisturbed)
 
 
 def test_workers_are_killed(file: Path, undisturbed: Path, tmp_path: Path) -> None:
-    seed = random.randrange(10**6)
-    rng = random.Random(seed)
+    rng = random.Random(2)
     process, killed = go(file, tmp_path), 0
-    while killed < KILLS:
+    while killed < WORKER_KILLS:
         if process.poll() is not None:  # it was faster; more work for it
-            assert process.returncode == 0, seed
-            for path in sorted(tmp_path.glob("*/result.json"))[::2]:
-                shutil.rmtree(path.parent)
+            assert process.returncode == 0, (tmp_path / "said").read_text()
+            for result in finished(tmp_path)[::2]:
+                shutil.rmtree(result.parent)
             process = go(file, tmp_path)
-        time.sleep(rng.uniform(0.05, 0.4))
+        until(lambda: workers(process.pid) or process.poll() is not None)
+        time.sleep(rng.uniform(0.0, 0.5))
         victims = workers(process.pid)
-        if victims and killed == KILLS // 2:
+        if victims and killed == WORKER_KILLS // 2:
             victims = [child for child in children(process.pid) if children(child)]  # the server
         if victims:
             kill(rng.choice(victims))
             killed += 1
-    assert process.wait(500) == 0, seed
+    assert process.wait(500) == 0, (tmp_path / "said").read_text()
     finish(file, tmp_path)
-    assert end_state(tmp_path) == end_state(undisturbed), seed
+    assert end_state(tmp_path) == end_state(undisturbed)

@@ -33,7 +33,7 @@ def preload() -> None:
     """Starts the server from which workers are forked; its imports go on beside the caller's."""
     if not FORKING:
         return
-    _context().set_forkserver_preload(["fskd.sweep", "fskd.engines.work"])
+    _context().set_forkserver_preload(["fskd.engines.work", "fskd.run"])
     # Ctrl-C reaches all processes of a terminal, but only the sweep itself decides what follows.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

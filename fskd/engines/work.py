@@ -7,7 +7,6 @@ import torch
 from fskd.config import Runtime
 from fskd.engines.base import TEACHER, Outcome, Task
 from fskd.errors import BusyError, FskdError
-from fskd.results.store import RunDir
 from fskd.train.runner import run
 from fskd.train.session import Session
 
@@ -22,10 +21,10 @@ def carry_out(task: Task, runtime: Runtime, threads: int) -> Outcome:
     """
     try:
         session = _session(runtime, threads)
-        known = RunDir(session.out / task.folder).result.exists()
+        session.made.discard(task.key)
         role = "teacher" if task.arm == TEACHER else "student"
         result = run(task.config, session, role=role, wait=False)
-        return Outcome("found" if known else "made", result)
+        return Outcome("made" if task.key in session.made else "found", result)
     except BusyError:
         return Outcome("busy")
     except Exception as error:  # networks of users may fail in any way

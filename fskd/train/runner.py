@@ -256,4 +256,5 @@ def _write(
     folder.failed.unlink(missing_ok=True)
     write_text(folder.result, result.to_json())
     folder.clean()
+    session.made.add(result.key)
     return result
