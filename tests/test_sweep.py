@@ -17,7 +17,9 @@ from fskd.engines.base import Outcome, Task
 from fskd.engines.ledger import Ledger
 from fskd.engines.local import local_pool
 from fskd.engines.loop import carry_through
+from fskd.report import main as report
 from fskd.resolve import resolve
+from fskd.results.evidence import gather
 from fskd.results.names import load_names
 from fskd.results.store import Result, RunDir
 from fskd.sweep import main
@@ -164,6 +166,25 @@ def test_a_failure_is_recorded_and_stops_nothing(
     assert before is not None
     assert again is not None
     assert (again.top1, RunDir(folder).failed.exists()) == (before.top1, False)
+
+
+def test_the_report_knows_what_a_sweep_left(
+    sweep: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = "{ce: {method: ce}, kd: {method: kd}, wild: {method: kd, optim: {lr: 1.0e+30}}}"
+    file, out = protocol(tmp_path, arms, seeds=2), tmp_path / "runs"
+    assert sweep(file, out, "--only", "arm=kd,wild")[0] == 1
+    assert report([str(out)]) == 0
+    assert "2 runs, 2 failed, 2 missing" in capsys.readouterr().out
+    found = gather(out)
+    assert found.protocols == ["small"]
+    assert [trouble.what for trouble in found.missing] == ["ce", "ce"]
+    for trouble in found.failed:
+        failure = RunDir(out / trouble.run).failure()
+        assert failure is not None
+        assert trouble.what == f"{failure['error']} (attempt 1)"
+        assert trouble.time == failure["time"]
+    assert sorted(found.table["arm"][found.table["role"] == "student"]) == ["kd", "kd"]
 
 
 def test_without_teacher_its_students_fail(sweep: Command, tmp_path: Path) -> None:

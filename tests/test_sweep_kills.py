@@ -112,7 +112,7 @@ def test_workers_are_killed(file: Path, undisturbed: Path, tmp_path: Path) -> No
             for result in finished(tmp_path)[::2]:
                 shutil.rmtree(result.parent)
             process = go(file, tmp_path)
-        until(lambda: workers(process.pid) or process.poll() is not None)
+        until(lambda process=process: workers(process.pid) or process.poll() is not None)
         time.sleep(rng.uniform(0.0, 0.5))
         victims = workers(process.pid)
         if victims and killed == WORKER_KILLS // 2:

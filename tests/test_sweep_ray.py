@@ -26,7 +26,10 @@ def cluster() -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         memory = {"object_store_memory": 80_000_000}
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+        made = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 1, "include_dashboard": False, **memory},
+        )
         made.second = made.add_node(num_cpus=1, **memory)
         yield made
         made.shutdown()
@@ -36,7 +39,7 @@ def test_a_node_is_removed(
     cluster: Any, command: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     file, out, alone = protocol(tmp_path, seeds=3), tmp_path / "ray", tmp_path / "alone"
-    options = ["--set", "budget.steps=200", "teacher.budget.steps=60"]
+    options = ["--set", "budget.steps=100", "teacher.budget.steps=60"]
     removed = []
 
     def remove() -> None:
