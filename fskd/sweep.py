@@ -55,7 +55,9 @@ def command(
     file: Annotated[Path, typer.Argument(help="Protocol file.")],
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE,...", help="Runs with this arm, method or setting."),
+        typer.Option(
+            metavar="NAME=VALUE,...", help="Only runs with this arm or setting; may be repeated."
+        ),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="INT", help="Number of seeds instead of the file's.")
@@ -76,16 +78,18 @@ def command(
     ] = False,
     max_failures: Annotated[
         str | None,
-        typer.Option(metavar="INT", help="Stop after so many failures.", rich_help_panel=RUN),
+        typer.Option(
+            metavar="INT", help="Start nothing after so many failures.", rich_help_panel=RUN
+        ),
     ] = None,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Also runs that failed before.", rich_help_panel=RUN),
+        typer.Option("--retry-failed", help="Once more what failed before.", rich_help_panel=RUN),
     ] = False,
     tries: Annotated[
         str,
         typer.Option(
-            metavar="INT", help="Starts of a run whose process dies.", rich_help_panel=RUN
+            metavar="INT", help="Starts of a run whose process dies, at most.", rich_help_panel=RUN
         ),
     ] = "3",
     quiet: Annotated[
@@ -246,8 +250,8 @@ def _conclude(plan: Plan, ledger: "Ledger", through: bool) -> None:
     if results:
         arms = {key: task.arm for key, task in plan.tasks.items()} if plan.named else {}
         show(results, make_console(), arms)
-    made = f"{ledger.made} made now with teachers"
-    print(f"{len(results)} of {len(plan.tasks)} runs finished, {made}")
+    made = f"{ledger.made} made now, teachers included"
+    print(f"{len(results)} of {len(plan.tasks)} runs finished; {made}")
     print(f"report: python -m fskd.report {plan.out}")
     for key, error in ledger.failed.items():
         print(f"failed: {ledger.tasks[key].folder}: {error}", file=sys.stderr)

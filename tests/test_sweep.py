@@ -44,7 +44,7 @@ def test_makes_what_single_runs_make(sweep: Command, command: Command, tmp_path:
     file, ours, theirs = protocol(tmp_path), tmp_path / "sweep", tmp_path / "run"
     code, table, said = sweep(file, ours)
     assert code == 0, said
-    assert "4 of 4 runs finished, 5 made now" in table
+    assert "4 of 4 runs finished; 5 made now" in table
     assert "paired difference kdplus - ce" in table
     assert f"python -m fskd.report {ours}" in table
     assert command(str(file), folder=theirs)[0] == 0
@@ -206,7 +206,7 @@ def test_two_sweeps_share_the_work(tmp_path: Path, command: Command) -> None:
     sweeps = [start(*options, "--workers", "1", "--out", str(out)) for _ in range(2)]
     printed = [process.communicate(timeout=300) for process in sweeps]
     assert [process.returncode for process in sweeps] == [0, 0], printed
-    made = [re.search(r"(\d+) of 8 runs finished, (\d+) made", text) for text, _ in printed]
+    made = [re.search(r"(\d+) of 8 runs finished; (\d+) made", text) for text, _ in printed]
     assert [found and found[1] for found in made] == ["8", "8"]
     assert sum(int(found[2]) for found in made if found) == 9
     assert command(*options, folder=alone)[0] == 0

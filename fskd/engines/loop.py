@@ -44,9 +44,10 @@ def carry_through(
                 told = True
             if not (full or interrupted()):
                 _start(ledger, engine)
+            look(ledger, engine.slots)
             for task, outcome in engine.wait(0.5):
                 _book(ledger, task, outcome, say)
-            look(ledger, engine.slots)
+        look(ledger, engine.slots)
         return not interrupted()
 
 
