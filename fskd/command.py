@@ -16,20 +16,23 @@ UsageError: Any = typer.BadParameter.__base__
 STOPPED = "stopped; the same command goes on from the last saved state, if there is one"
 
 
-def run_command(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
+def run_command(
+    commands: typer.Typer, name: str, arguments: Sequence[str] | None, stopped: str = STOPPED
+) -> int:
     """Runs a command line; returns the exit code (2 for bad input, 1 for failed training).
 
     Args:
         commands: The command line.
         name: How it is called.
         arguments: What follows the name; of this process if None.
+        stopped: What is said after Ctrl-C.
     """
     given = spread_set(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
         code = typer.main.get_command(commands).main(given, name, standalone_mode=False)
         if code == 130:
-            return _fail(STOPPED, 130, False)
+            return _fail(stopped, 130, False)
         return code if isinstance(code, int) else 0
     except UsageError as error:
         return _fail(error.format_message(), 2, debug)
@@ -43,7 +46,7 @@ def run_command(commands: typer.Typer, name: str, arguments: Sequence[str] | Non
         where = "this is a fault of fskd or of a network of yours; --debug shows where"
         return _fail(f"{type(error).__name__}: {error} ({where})", 1, debug)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(STOPPED, 130, False)
+        return _fail(stopped, 130, False)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

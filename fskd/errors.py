@@ -30,6 +30,10 @@ class DataError(FskdError, ValueError):
     """Data on disk are missing, damaged or not what the settings ask for."""
 
 
+class BusyError(FskdError):
+    """Another process is making the same run."""
+
+
 class TrainingError(FskdError, RuntimeError):
     """Training cannot go on, for example because a loss is not finite."""
 

@@ -1,7 +1,7 @@
 """``python -m fskd.run``: options -> settings -> finished runs and a table."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,7 +168,9 @@ def _execute(
     from fskd.protocol import Protocol, Run, read_protocol
     from fskd.resolve import validate
 
-    layer = _layer(options, overrides)
+    _check_exclusive(options)
+    named = {name: value for name, value in options.items() if name != "method"}
+    layer = settings_layer(named, overrides)
     runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
     protocol = Protocol(name="run") if file is None else read_protocol(file)
     names = str(options["method"]).split(",") if options["method"] else [None]
@@ -179,17 +181,11 @@ def _execute(
 
     from fskd.results.names import save_names
     from fskd.results.tables import show
-    from fskd.train.prepare import load_data, prepare
-    from fskd.train.ranking import choose_subset
     from fskd.train.runner import run
     from fskd.train.screen import make_screen
     from fskd.train.session import Session
 
-    # Every mistake shows before any work starts.
-    for config in _one_of_each(configs):
-        prepare(config, Path(runtime.out))
-    for config in configs:
-        choose_subset(config, load_data(config))
+    check_all(configs, Path(runtime.out))
     session = Session(runtime, make_screen(runtime.quiet))
     results, labels = [], {}
     for arm, config in runs:
@@ -201,14 +197,13 @@ def _execute(
         show(results, make_console(), labels if protocol.arms else {})
 
 
-def _layer(options: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Named options, then ``--set``, as one nested mapping."""
+def settings_layer(options: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Named options that were given, then ``--set``, as one nested mapping."""
     from fskd.raw import merge, nested, parse_override
 
-    _check_exclusive(options)
     layer: dict[str, Any] = {}
     for name, value in options.items():
-        if value is not None and name != "method":
+        if value is not None:
             layer = merge(layer, nested(name, value))
     for text in overrides:
         layer = merge(layer, parse_override(text))
@@ -232,6 +227,17 @@ def _points(
             point = {**layer, "method": {**kept, "name": name}}
         for number in [None] if seeds is None else seeds:
             yield point if number is None else merge(point, {"seed": number})
+
+
+def check_all(configs: "Sequence[RunConfig]", out: Path) -> None:
+    """Every mistake shows before any work starts."""
+    from fskd.train.prepare import load_data, prepare
+    from fskd.train.ranking import choose_subset
+
+    for config in _one_of_each(configs):
+        prepare(config, out)
+    for config in configs:
+        choose_subset(config, load_data(config))
 
 
 def _one_of_each(configs: "Sequence[RunConfig]") -> "Iterable[RunConfig]":

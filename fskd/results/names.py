@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from filelock import FileLock
+
 from fskd.errors import FskdError
 from fskd.results.store import write_text
 
@@ -21,9 +23,12 @@ def save_names(out: Path, protocol: str, names: Mapping[str, str]) -> None:
         protocol: Name of the protocol.
         names: Key -> name of the arm.
     """
-    known = load_names(out, protocol)
-    if known != (merged := {**known, **names}):
-        write_text(_path(out, protocol), json.dumps(merged, indent=2) + "\n")
+    with FileLock(out / ".lock"):
+        for left in out.glob(f".{protocol}{SUFFIX}.*.tmp"):  # by a killed process
+            left.unlink(missing_ok=True)
+        known = load_names(out, protocol)
+        if known != (merged := {**known, **names}):
+            write_text(_path(out, protocol), json.dumps(merged, indent=2) + "\n")
 
 
 def load_names(out: Path, protocol: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,29 @@ class RunDir:
         """Present if and only if the run is finished."""
         return self.path / "result.json"
 
+    @property
+    def failed(self) -> Path:
+        """What went wrong when a sweep last made the run; gone once it is finished."""
+        return self.path / "failed.json"
+
+    def record_failure(self, error: str) -> None:
+        """Writes down a failure: one line, the time (UTC) and the number of the attempt."""
+        record = {
+            "error": error,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "attempt": 1 + (self.failure() or {}).get("attempt", 0),
+        }
+        write_text(self.failed, json.dumps(record, indent=2) + "\n")
+
+    def failure(self) -> dict[str, Any] | None:
+        """What ``record_failure`` wrote, or None; a damaged file counts as none."""
+        try:
+            record = json.loads(self.failed.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        known = isinstance(record, dict) and isinstance(record.get("error"), str)
+        return record if known and isinstance(record.get("attempt"), int) else None
+
     def load(self) -> Result | None:
         """The result of a finished run."""
         if not self.result.exists():
@@ -207,7 +231,8 @@ class RunDir:
 
     def clear(self) -> None:
         """Removes all that a run leaves, the result first, so that it counts as unfinished."""
-        for path in (self.result, self.state, self.metrics, self.episodes, self.student):
+        whole = (self.result, self.failed, self.state, self.metrics, self.episodes, self.student)
+        for path in whole:
             path.unlink(missing_ok=True)
         for path in self.path.glob("peer*.safetensors"):
             path.unlink()

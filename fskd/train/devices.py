@@ -2,21 +2,26 @@
 
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from fskd.config import Runtime
 from fskd.errors import SettingError
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-def launch(runtime: Runtime) -> Fabric:
+
+def launch(runtime: Runtime) -> "Fabric":
     """A launched Fabric. Under ``torchrun`` the number of processes is torchrun's.
 
     Raises:
         SettingError: If the device is unknown or not there.
     """
-    accelerator, devices = _devices(runtime)
+    from lightning_fabric import Fabric  # takes seconds, and a sweep only looks for devices
+
+    accelerator, devices = find_devices(runtime)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or runtime.devices
     several = processes > 1
     with warnings.catch_warnings():
@@ -34,7 +39,12 @@ def launch(runtime: Runtime) -> Fabric:
     return fabric
 
 
-def _devices(runtime: Runtime) -> tuple[str, int | list[int]]:
+def find_devices(runtime: Runtime) -> tuple[str, int | list[int]]:
+    """``cpu`` or ``cuda``, and how many of them or which.
+
+    Raises:
+        SettingError: If the device is unknown or not there.
+    """
     name, _, number = runtime.device.partition(":")
     accepted = "auto, cpu, cuda or cuda:N"
     if name not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):

@@ -120,6 +120,23 @@ def pin(
     return config.model_copy(update={"inputs_sha256": hashes})
 
 
+def identify(config: RunConfig, given: Given = NOTHING_GIVEN) -> tuple[RunConfig, Ranking | None]:
+    """The configuration whose key is the run's, and the order of its examples.
+
+    Args:
+        config: The settings.
+        given: Parts handed over from Python.
+
+    Returns:
+        The settings with all hashes (see ``pin``), and without a teacher that would only choose
+        examples which a file has chosen; the order, or None if the teacher has yet to make it.
+    """
+    ranking = known_ranking(config, (given.data or load_data(config)).train)
+    if ranking is not None and not needs_teacher(config.method):
+        config = config.model_copy(update={"teacher": None})  # the file stands for its outputs
+    return pin(config, given, ranking), ranking
+
+
 def seeded_network(
     name: str, data: DataSplits, setting: str, seed: int, *purpose: str | int
 ) -> FeatureNet:
@@ -249,10 +266,7 @@ def prepare(
         FskdError: One line about the first setting or file that does not fit.
     """
     data = given.data or load_data(config)
-    known = known_ranking(config, data.train)
-    if known is not None and not needs_teacher(config.method):
-        config = config.model_copy(update={"teacher": None})  # the file stands for its outputs
-    config = pin(config, given, known)
+    config, known = identify(config, given)
     ranking = known or ranking
     if ranking is None:
         check_ranking_teacher(config, data, given)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from fskd.config import RunConfig
 from fskd.data.split_files import check_data, read, write
 from fskd.data.splits import rank
-from fskd.errors import DataError, FskdError, SettingError
+from fskd.errors import BusyError, DataError, FskdError, SettingError
 from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
@@ -47,6 +47,7 @@ def run(
     given: Given = NOTHING_GIVEN,
     force: bool = False,
     role: str = "student",
+    wait: bool = True,
 ) -> Result:
     """Carries out one run, or returns the result of a finished one.
 
@@ -56,8 +57,10 @@ def run(
         given: Parts handed over from Python.
         force: Repeat a finished run (its teacher is still reused).
         role: What the network is for: ``student`` or ``teacher``.
+        wait: If another process is making this run, wait for it and share the result.
 
     Raises:
+        BusyError: If another process is making this run and ``wait`` is False.
         FskdError: One line about what is wrong with settings, data or files.
         TrainingError: If training diverges.
     """
@@ -76,7 +79,7 @@ def run(
     begun = time.perf_counter()
     teacher, about = make_teacher(job, session, given)
     seconds["teacher"] = seconds.get("teacher", 0.0) + time.perf_counter() - begun
-    with _alone(job.folder, session):
+    with _alone(job.folder, session, wait):
         if not force and (done := _finished(job.folder, session)):
             return done
         if force and session.main:
@@ -123,14 +126,16 @@ def _finished(folder: RunDir, session: Session) -> Result | None:
 
 
 @contextmanager
-def _alone(folder: RunDir, session: Session) -> Iterator[None]:
-    """Holds the run's lock, which dies with the process; another process waits and shares."""
+def _alone(folder: RunDir, session: Session, wait: bool) -> Iterator[None]:
+    """Holds the run's lock, which dies with the process."""
     if session.main:
         check_writable(folder.path)
         lock = FileLock(folder.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if not wait:
+                raise BusyError(f"{folder.path}: another process is making it") from None
             session.screen.say(f"waiting for another process that makes {folder.path}")
             lock.acquire()
         try:
@@ -248,6 +253,8 @@ def _write(
         path=str(folder.path),
         **found,
     )
+    folder.failed.unlink(missing_ok=True)
     write_text(folder.result, result.to_json())
     folder.clean()
+    session.made.add(result.key)
     return result

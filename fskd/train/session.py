@@ -25,6 +25,7 @@ class Session:
         test_logits: Teacher logits on the test split by teacher; many students ask for the same.
         last_pool: The teacher outputs that a sampler saw last, and whose they are; the next seed or
             sampler mostly needs the same.
+        made: Keys of the runs that were carried out here rather than found finished.
     """
 
     runtime: Runtime
@@ -32,6 +33,7 @@ class Session:
     fabric: Fabric = field(init=False)
     test_logits: dict[str, Tensor] = field(default_factory=dict)
     last_pool: tuple[object, Pool] | None = None
+    made: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
