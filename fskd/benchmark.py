@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fskd.command import make_console, run_command, whole
+from fskd.command import examples, make_console, run_command, whole
 from fskd.errors import SettingError
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ EXAMPLES = (
     ("One shape on a GPU", "losses --shapes 256x1000 --device cuda"),
     ("Measure this machine, so that kd_loss takes its fastest paths", "losses --tune"),
 )
-EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
-    f"{what}:\n\n    [cyan]python -m fskd.benchmark {options}[/cyan]" for what, options in EXAMPLES
-)
+PROGRAM = "python -m fskd.benchmark"
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
@@ -38,7 +36,7 @@ def _benchmarks() -> None:
     """Measures parts of fskd on this machine."""
 
 
-@app.command(epilog=EPILOG)
+@app.command(epilog=examples(PROGRAM, EXAMPLES))
 def losses(
     shapes: Annotated[str, typer.Option(help="ROWSxCLASSES, with commas.")] = SHAPES,
     dtypes: Annotated[str, typer.Option(help="float32, bfloat16, float16.")] = "float32,bfloat16",
@@ -151,7 +149,7 @@ def write(rows: "Sequence[Row]", path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    return run_command(app, "python -m fskd.benchmark", arguments)
+    return run_command(app, PROGRAM, arguments)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,17 @@ UsageError: Any = typer.BadParameter.__base__
 STOPPED = "stopped; the same command goes on from the last saved state, if there is one"
 
 
+def examples(program: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """What stands under ``--help``.
+
+    Args:
+        program: How the program is called.
+        pairs: What somebody may want, and the options that do it.
+    """
+    shown = (f"{what}:\n\n    [cyan]{program} {options}[/cyan]" for what, options in pairs)
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(shown)
+
+
 def run_command(
     commands: typer.Typer, name: str, arguments: Sequence[str] | None, stopped: str = STOPPED
 ) -> int:

@@ -1,14 +1,13 @@
 """``python -m fskd.report DIR``: finished runs -> figures, tables and one HTML page."""
 
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fskd.errors import FskdError
+from fskd.command import examples, run_command
 
 if TYPE_CHECKING:
     from fskd.results.evidence import Evidence, Expected
@@ -23,19 +22,14 @@ EXAMPLES = (
         "import other.csv runs --map acc=top1 --map num=n_train --fill dataset=cifar100",
     ),
 )
-EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
-    f"{what}:\n\n    [cyan]python -m fskd.report {options}[/cyan]" for what, options in EXAMPLES
-)
 PROGRAM = "python -m fskd.report"
-
-# Typer carries click inside and exports only a part of its exceptions; this is the common base.
-UsageError: Any = typer.BadParameter.__base__
+STOPPED = "stopped; nothing of the report is written yet, or the same command writes it anew"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 importer = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
-@app.command(epilog=EPILOG)
+@app.command(epilog=examples(PROGRAM, EXAMPLES))
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of all runs.")],
     out: Annotated[
@@ -61,6 +55,7 @@ def report(
         list[Path] | None,
         typer.Option("--import", metavar="CSV", help="Further results, in columns named as ours."),
     ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Full tracebacks.")] = False,
 ) -> None:
     """Figures, tables and one HTML page from finished runs; `import` reads other tools' results."""
     # Imported late, so that --help answers at once.
@@ -137,27 +132,9 @@ def _turned(pairs: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 for bad input)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    chosen, name = app, PROGRAM
     if given[:1] == ["import"]:
-        chosen, name, given = importer, f"{PROGRAM} import", given[1:]
-    try:
-        code = typer.main.get_command(chosen).main(given, name, standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except (UsageError, FskdError) as error:
-        message = error.format_message() if isinstance(error, UsageError) else str(error)
-        return _fail(message, 2)
-    except OSError as error:
-        return _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except Exception as error:
-        traceback.print_exc()
-        return _fail(f"{type(error).__name__}: {error} (this is a fault of fskd)", 1)
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return code
+        return run_command(importer, f"{PROGRAM} import", given[1:], STOPPED)
+    return run_command(app, PROGRAM, given, STOPPED)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fskd.command import make_console, run_command, whole
+from fskd.command import examples, make_console, run_command, whole
 from fskd.errors import SettingError
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ EXAMPLES = (
     ("A settings or protocol file", "protocols/chain_ta.yaml --seeds 3"),
     ("What there is", "--list"),
 )
-EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
-    f"{what}:\n\n    [cyan]python -m fskd.run {options}[/cyan]" for what, options in EXAMPLES
-)
+PROGRAM = "python -m fskd.run"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 DATA, NETS, TRAIN, RUN = "Data", "Networks", "Training", "Running"
@@ -41,7 +39,7 @@ def _list(value: bool) -> None:
         raise typer.Exit
 
 
-@app.command(epilog=EPILOG)
+@app.command(epilog=examples(PROGRAM, EXAMPLES))
 def command(
     file: Annotated[
         Path | None, typer.Argument(help="YAML file of settings or a protocol.")
@@ -281,7 +279,7 @@ def print_parts(console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 for bad input, 1 for failed training)."""
-    return run_command(app, "python -m fskd.run", arguments)
+    return run_command(app, PROGRAM, arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fskd.command import make_console, run_command, whole
+from fskd.command import examples, make_console, run_command, whole
 from fskd.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -35,13 +35,11 @@ EXAMPLES = (
     ("How much two choices overlap", "diff A.npz B.npz --fraction 0.01,0.1"),
     ("Test images that are in the training set", "dedupe --dataset fashion_mnist"),
 )
-EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
-    f"{what}:\n\n    [cyan]python -m fskd.split {options}[/cyan]" for what, options in EXAMPLES
-)
+PROGRAM = "python -m fskd.split"
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
-    epilog=EPILOG,
+    epilog=examples(PROGRAM, EXAMPLES),
     help="Orders of training examples: files that give everybody the same subsets.",
 )
 
@@ -322,7 +320,7 @@ def dedupe(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 for bad input)."""
-    return run_command(app, "python -m fskd.split", arguments)
+    return run_command(app, PROGRAM, arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from fskd.command import make_console, run_command, whole
+from fskd.command import examples, make_console, run_command, whole
 from fskd.engines.base import Engine, Task
 from fskd.engines.local import local_pool, preload
 from fskd.errors import SettingError
@@ -25,9 +25,7 @@ EXAMPLES = (
     ("On a Ray cluster", "FILE --engine ray --address auto --out /shared/runs"),
     ("Once more what failed", "FILE --retry-failed"),
 )
-EPILOG = "[bold]Examples[/bold]\n\n" + "\n\n".join(
-    f"{what}:\n\n    [cyan]python -m fskd.sweep {options}[/cyan]" for what, options in EXAMPLES
-)
+PROGRAM = "python -m fskd.sweep"
 STOPPED = "stopped; finished runs are kept, and the same command goes on with those that are left"
 ENGINE = "Where"
 
@@ -50,7 +48,7 @@ class Hands(NamedTuple):
     gpus_per_run: float
 
 
-@app.command(epilog=EPILOG)
+@app.command(epilog=examples(PROGRAM, EXAMPLES))
 def command(
     file: Annotated[Path, typer.Argument(help="Protocol file.")],
     only: Annotated[
@@ -265,7 +263,7 @@ def _conclude(plan: Plan, ledger: "Ledger", through: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; exit code 1 if a run failed, 2 for bad input, 130 after Ctrl-C."""
-    return run_command(app, "python -m fskd.sweep", arguments, STOPPED)
+    return run_command(app, PROGRAM, arguments, STOPPED)
 
 
 if __name__ == "__main__":
