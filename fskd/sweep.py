@@ -40,12 +40,14 @@ class Hands(NamedTuple):
         address: Of a Ray cluster.
         workers: Most runs at once, or None.
         gpus_per_run: Share of a GPU.
+        mirror: Where finished runs are copied, or None.
     """
 
     engine: str
     address: str | None
     workers: int | None
     gpus_per_run: float
+    mirror: str | None
 
 
 @app.command(epilog=examples(PROGRAM, EXAMPLES))
@@ -70,6 +72,14 @@ def command(
     out: Annotated[
         str | None,
         typer.Option(help="Folder of all runs.", show_default="runs", rich_help_panel=RUN),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where finished runs are kept, too: s3://bucket/runs, ...",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be run.", rich_help_panel=RUN)
@@ -131,17 +141,24 @@ def command(
     count = None if seeds is None else range(whole("--seeds", seeds, 1))
     if engine == "local" and not dry_run:
         preload()
-    from fskd.engines.tasks import open_ledger  # late, so that --help answers at once
+    # Imported late, so that --help answers at once.
+    from fskd.engines.mirror import Mirror
+    from fskd.engines.tasks import open_ledger
 
+    store = None if mirror is None else Mirror(mirror)
     options = {"data.root": data_root, "runtime.out": out, "runtime.device": device}
     plan = _plan(file, options, override or [], count, only or [])
-    ledger = open_ledger(plan.tasks, plan.out, retry_failed, starts)
+    ledger = open_ledger(plan.tasks, plan.out, retry_failed, starts, store)
     if dry_run:
         _show(plan, ledger)
         return
     _keep_names(plan)
-    hands = Hands(engine, address, most, gpus_per_run)
+    hands = Hands(engine, address, most, gpus_per_run, mirror)
     through = not ledger.waiting or _carry_out(plan, ledger, hands, limit, quiet)
+    if store is not None:
+        for task in ledger.tasks.values():  # what was made elsewhere, or before there was a mirror
+            store.fetch(plan.out / task.folder)
+            store.keep(plan.out / task.folder)
     _conclude(plan, ledger, through)
 
 
@@ -234,10 +251,10 @@ def _carry_out(
 def _engine(runtime: "Runtime", hands: Hands) -> Engine:
     """The engine asked for; a device or cluster that is not there is an error before any work."""
     if hands.engine == "local":
-        return local_pool(runtime, hands.workers, hands.gpus_per_run)
+        return local_pool(runtime, hands.workers, hands.gpus_per_run, hands.mirror)
     from fskd.engines.ray import RayEngine
 
-    return RayEngine(runtime, hands.address, hands.gpus_per_run, hands.workers)
+    return RayEngine(runtime, hands.address, hands.gpus_per_run, hands.workers, hands.mirror)
 
 
 def _conclude(plan: Plan, ledger: "Ledger", through: bool) -> None:

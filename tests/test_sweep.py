@@ -330,7 +330,7 @@ def test_workers_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def devices(share: float, workers: int | None = None, device: str = "auto") -> list[str]:
         pool = local_pool(Runtime(device=device), workers, share)
-        return [worker.runtime.device for worker in pool._workers]
+        return [worker.place.runtime.device for worker in pool._workers]
 
     assert devices(1.0) == ["cuda:0", "cuda:1"]
     assert devices(0.5) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]

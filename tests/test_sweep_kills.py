@@ -16,8 +16,8 @@ from sweeps import end_state, environment, protocol
 
 from fskd.run import main
 
-# 12 kills in all; those of a sweep cost a start of Python and torch each.
-SWEEP_KILLS, WORKER_KILLS = 5, 7
+# 11 kills in all; those of a sweep cost a start of Python and torch each.
+SWEEP_KILLS, WORKER_KILLS = 4, 7
 SETTINGS = ["--set", "budget.steps=40", "teacher.budget.steps=60"]
 OPTIONS = ["--workers", "2", "--tries", "1000", *SETTINGS, "runtime.save_every=0.05"]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 from fskd.results.store import Result
 
 if TYPE_CHECKING:
-    from fskd.config import RunConfig
+    from fskd.config import RunConfig, Runtime
 
 TEACHER = "teacher"
 
@@ -17,18 +17,37 @@ class Task(NamedTuple):
         arm: What it is called in tables; ``TEACHER`` for runs that only make a teacher.
         config: Its settings, with the hashes of its inputs.
         key: Its key.
-        needs: Key of the run that makes its teacher, or None.
+        teacher: Folder of the run that makes its teacher, or None.
     """
 
     arm: str
     config: "RunConfig"
     key: str
-    needs: str | None = None
+    teacher: str | None = None
 
     @property
     def folder(self) -> str:
         """Name of the run's folder."""
         return f"{self.config.label()}-{self.key}"
+
+    @property
+    def needs(self) -> str | None:
+        """Key of the run that makes its teacher."""
+        return None if self.teacher is None else self.teacher.rpartition("-")[2]
+
+
+class Place(NamedTuple):
+    """Where a process carries out tasks.
+
+    Attributes:
+        runtime: Device and folders.
+        threads: Of the CPU.
+        mirror: Where finished runs are copied to and fetched from, or None.
+    """
+
+    runtime: "Runtime"
+    threads: int
+    mirror: str | None = None
 
 
 class Outcome(NamedTuple):

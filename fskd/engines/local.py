@@ -11,11 +11,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from fskd.engines.base import Outcome, Task
+from fskd.engines.base import Outcome, Place, Task
 
 if TYPE_CHECKING:
     from fskd.config import Runtime
@@ -25,8 +26,10 @@ LOST = Outcome("lost", error="its process died")
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use, limits of its container included."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def preload() -> None:
@@ -46,13 +49,16 @@ def _context() -> Any:
     return multiprocessing.get_context("forkserver" if FORKING else "spawn")
 
 
-def local_pool(runtime: "Runtime", workers: int | None, gpus_per_run: float) -> "LocalPool":
+def local_pool(
+    runtime: "Runtime", workers: int | None, gpus_per_run: float, mirror: str | None = None
+) -> "LocalPool":
     """Workers for all cores, or for all GPUs.
 
     Args:
         runtime: Device and folders.
         workers: How many; None for one a core, or as many as the GPUs hold.
         gpus_per_run: Share of a GPU, in (0, 1].
+        mirror: Where finished runs are copied, if anywhere.
 
     Raises:
         SettingError: If the device is not there.
@@ -69,16 +75,16 @@ def local_pool(runtime: "Runtime", workers: int | None, gpus_per_run: float) -> 
         # In turn over the GPUs, as many on each as the share allows.
         devices = (gpus * int(1 / gpus_per_run + 1e-6))[:workers]
     # OMP_NUM_THREADS, if set, limits the threads as it does everywhere.
-    threads = min(cores() // len(devices), torch.get_num_threads())
+    threads = max(min(cores() // len(devices), torch.get_num_threads()), 1)
     runtimes = [runtime.model_copy(update={"device": device}) for device in devices]
-    return LocalPool(runtimes, max(threads, 1))
+    return LocalPool([Place(own, threads, mirror) for own in runtimes])
 
 
 class _Worker:
     """One process, started when it is first needed and again when it was lost."""
 
-    def __init__(self, runtime: "Runtime", threads: int) -> None:
-        self.runtime, self.threads = runtime, threads
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.task: Task | None = None
         self.process: BaseProcess | None = None
         self.pipe: Any = None
@@ -95,7 +101,7 @@ class _Worker:
     def _begin(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
         # Not a daemon, which could have no processes that decode images.
-        self.process = _context().Process(target=_serve, args=(theirs, self.runtime, self.threads))
+        self.process = _context().Process(target=_serve, args=(theirs, self.place))
         self.process.start()
         theirs.close()
 
@@ -125,12 +131,11 @@ class LocalPool:
     """Processes on this machine.
 
     Args:
-        runtimes: Of every worker; they differ in their devices.
-        threads: CPU threads of each.
+        places: One for every worker; they differ in their devices.
     """
 
-    def __init__(self, runtimes: "list[Runtime]", threads: int) -> None:
-        self._workers = [_Worker(runtime, threads) for runtime in runtimes]
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._workers = [_Worker(place) for place in places]
 
     @property
     def slots(self) -> int:
@@ -156,7 +161,7 @@ class LocalPool:
             worker.stop()
 
 
-def _serve(pipe: Any, runtime: "Runtime", threads: int) -> None:
+def _serve(pipe: Any, place: Place) -> None:
     """A worker's life: tasks from the pipe until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -164,7 +169,7 @@ def _serve(pipe: Any, runtime: "Runtime", threads: int) -> None:
 
     while True:
         try:
-            outcome = carry_out(pipe.recv(), runtime, threads)
+            outcome = carry_out(pipe.recv(), place)
             pipe.send(outcome)
         except (EOFError, OSError):
             return

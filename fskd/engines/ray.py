@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fskd.engines.base import Outcome, Task
+from fskd.engines.base import Outcome, Place, Task
 from fskd.errors import SettingError
 
 if TYPE_CHECKING:
@@ -27,13 +27,19 @@ class RayEngine:
         address: Of a running cluster; None starts Ray here (or joins the one in ``RAY_ADDRESS``).
         gpus: GPUs a run, such as 0.25, unless it is on the CPU.
         most: Most runs at once; None for as many as the cluster holds.
+        mirror: Where finished runs are copied, if anywhere; nodes then need no common folder.
 
     Raises:
         SettingError: If ray is not installed or the cluster is not there.
     """
 
     def __init__(
-        self, runtime: "Runtime", address: str | None, gpus: float, most: int | None
+        self,
+        runtime: "Runtime",
+        address: str | None,
+        gpus: float,
+        most: int | None,
+        mirror: str | None = None,
     ) -> None:
         if find_spec("ray") is None:
             accepted = "local, since ray is not installed: pip install 'fskd[sweep]'"
@@ -50,16 +56,16 @@ class RayEngine:
                 given = f"a Ray cluster that answers ({reason})"
                 raise SettingError("--address", address, given) from None
         absolute = str(Path(runtime.out).expanduser().absolute())
-        self._runtime = runtime.model_copy(update={"out": absolute})
-        self._gpus = gpus if self._on_gpus() else 0.0
+        self._place = Place(runtime.model_copy(update={"out": absolute}), 1, mirror)
+        self._gpus = gpus if self._on_gpus(runtime.device) else 0.0
         # No retries of Ray's own: the sweep counts them.
         options = {"num_cpus": 1, "num_gpus": self._gpus, "max_retries": 0}
         self._remote: Any = ray.remote(**options)(_carry_out)
         self._tasks: dict[Any, Task] = {}
 
-    def _on_gpus(self) -> bool:
+    def _on_gpus(self, device: str) -> bool:
         """Whether runs take GPUs of the cluster; SettingError if they must and it has none."""
-        device, there = self._runtime.device, "GPU" in self._ray.cluster_resources()
+        there = "GPU" in self._ray.cluster_resources()
         if not there and device.startswith("cuda"):
             raise SettingError("device", f"'{device}'", "cpu, since the Ray cluster has no GPU")
         return there and device != "cpu"
@@ -74,7 +80,7 @@ class RayEngine:
 
     def start(self, task: Task) -> None:
         """Submits a task."""
-        self._tasks[self._remote.remote(task, self._runtime)] = task
+        self._tasks[self._remote.remote(task, self._place)] = task
 
     def wait(self, timeout: float) -> list[tuple[Task, Outcome]]:
         """What has ended since."""
@@ -102,7 +108,7 @@ class RayEngine:
             self._ray.shutdown()
 
 
-def _carry_out(task: Task, runtime: "Runtime") -> Outcome:
+def _carry_out(task: Task, place: Place) -> Outcome:
     from fskd.engines.work import carry_out
 
-    return carry_out(task, runtime, 1)
+    return carry_out(task, place)

@@ -9,6 +9,7 @@ from typing import Any
 from fskd.config import RunConfig
 from fskd.engines.base import TEACHER, Task
 from fskd.engines.ledger import Ledger
+from fskd.engines.mirror import Mirror
 from fskd.errors import FskdError, SettingError
 from fskd.protocol import Run
 from fskd.protocol.schema import SHORT
@@ -40,7 +41,9 @@ def known_tasks(runs: Iterable[Run]) -> dict[str, Task]:
 def _task(arm: str, config: RunConfig) -> Task:
     named, _ = identify(config)
     teacher = _teacher_run(named)
-    return Task(arm, named, named.key(), None if teacher is None else identify(teacher)[0].key())
+    if teacher is None:
+        return Task(arm, named, named.key())
+    return Task(arm, named, named.key(), _task(TEACHER, teacher).folder)
 
 
 def _teacher_run(config: RunConfig) -> RunConfig | None:
@@ -61,7 +64,13 @@ def _teachers(task: Task) -> list[Task]:
     return [*_teachers(own), own]
 
 
-def open_ledger(tasks: Mapping[str, Task], out: Path, retry_failed: bool, tries: int) -> Ledger:
+def open_ledger(
+    tasks: Mapping[str, Task],
+    out: Path,
+    retry_failed: bool = False,
+    tries: int = 3,
+    mirror: Mirror | None = None,
+) -> Ledger:
     """What is finished, what failed before, and what is left, teachers first.
 
     Args:
@@ -69,11 +78,14 @@ def open_ledger(tasks: Mapping[str, Task], out: Path, retry_failed: bool, tries:
         out: Folder of all runs.
         retry_failed: Whether runs that failed before are left, too.
         tries: How often a run is started whose process dies.
+        mirror: Where finished runs are fetched from, if any.
     """
     ledger = Ledger(out, tries=tries)
 
     def sort(task: Task) -> None:
         folder = RunDir(out / task.folder)
+        if mirror is not None:
+            mirror.fetch(folder.path)
         if (result := folder.load()) is not None:
             ledger.results[task.key] = result
         elif (failure := folder.failure()) is not None and not retry_failed:

@@ -4,26 +4,30 @@ from functools import lru_cache
 
 import torch
 
-from fskd.config import Runtime
-from fskd.engines.base import TEACHER, Outcome, Task
+from fskd.engines.base import TEACHER, Outcome, Place, Task
+from fskd.engines.mirror import Mirror
 from fskd.errors import BusyError, FskdError
 from fskd.train.runner import run
 from fskd.train.session import Session
 
 
-def carry_out(task: Task, runtime: Runtime, threads: int) -> Outcome:
+def carry_out(task: Task, place: Place) -> Outcome:
     """Makes a run unless another process makes it or has made it; never raises.
 
     Args:
         task: The run.
-        runtime: Device and folders.
-        threads: Of the CPU, for this process.
+        place: Where.
     """
     try:
-        session = _session(runtime, threads)
+        session, mirror = _equipment(place)
         session.made.discard(task.key)
+        for folder in (task.teacher, task.folder):
+            if mirror is not None and folder is not None:
+                mirror.fetch(session.out / folder)
         role = "teacher" if task.arm == TEACHER else "student"
         result = run(task.config, session, role=role, wait=False)
+        if mirror is not None:
+            mirror.keep(session.out / task.folder)
         return Outcome("made" if task.key in session.made else "found", result)
     except BusyError:
         return Outcome("busy")
@@ -36,6 +40,6 @@ def carry_out(task: Task, runtime: Runtime, threads: int) -> Outcome:
 
 
 @lru_cache(maxsize=1)
-def _session(runtime: Runtime, threads: int) -> Session:
-    torch.set_num_threads(threads)
-    return Session(runtime)
+def _equipment(place: Place) -> tuple[Session, Mirror | None]:
+    torch.set_num_threads(place.threads)
+    return Session(place.runtime), None if place.mirror is None else Mirror(place.mirror)
