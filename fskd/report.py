@@ -1,7 +1,7 @@
 """``python -m fskd.report DIR``: finished runs -> figures, tables and one HTML page."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,8 @@ import typer
 from fskd.command import examples, run_command
 
 if TYPE_CHECKING:
-    from fskd.results.evidence import Evidence, Expected
+    from fskd.protocol import Run
+    from fskd.results.evidence import Evidence
 
 EXAMPLES = (
     ("All runs of a folder", "runs"),
@@ -58,30 +59,63 @@ def report(
     debug: Annotated[bool, typer.Option("--debug", help="Full tracebacks.")] = False,
 ) -> None:
     """Figures, tables and one HTML page from finished runs; `import` reads other tools' results."""
-    # Imported late, so that --help answers at once.
-    from fskd.results.evidence import check_rows, gather, parse_only
-    from fskd.results.view import make_view
-    from fskd.results.writing import write_report
+    from fskd.results.evidence import parse_only  # late, so that --help answers at once
 
     folder = folder.expanduser()
-    expected = None if protocol is None else _expected(protocol)
-    evidence = gather(folder, expected, imports or (), parse_only(only or ()))
-    check_rows(evidence, folder)
-    view = make_view(evidence.table, baseline, measure)
+    expected = None if protocol is None else _runs_of(protocol)
     place = folder / "report" if out is None else out.expanduser()
-    page = write_report(view, evidence, place, title)
+    evidence, page = write(
+        folder, place, expected, imports or (), parse_only(only or ()), baseline, measure, title
+    )
     print(f"{_count(evidence)}\n{page}")
 
 
-def _expected(file: Path) -> "list[Expected]":
+def write(
+    folder: Path,
+    place: Path,
+    runs: "Iterable[Run] | None" = None,
+    imports: Sequence[Path] = (),
+    only: Mapping[str, Sequence[str]] | None = None,
+    baseline: str | None = None,
+    measure: str = "top1",
+    title: str | None = None,
+) -> "tuple[Evidence, Path]":
+    """Reads a folder of runs and writes its report.
+
+    Args:
+        folder: The folder.
+        place: Where the report goes.
+        runs: Only these runs of a protocol count, and those that are missing are named.
+        imports: Further results, CSV files in our columns.
+        only: Column -> values of the rows that count.
+        baseline: Arm that others are compared with.
+        measure: Column of results.
+        title: Heading.
+
+    Returns:
+        What there was, and the page.
+
+    Raises:
+        FskdError: If there is nothing to report, or an option does not fit.
+    """
+    from fskd.results.evidence import Expected, check_rows, gather
+    from fskd.results.view import make_view
+    from fskd.results.writing import write_report
+
+    expected = None
+    if runs is not None:
+        expected = [Expected(arm, c.label(), c.model_dump(mode="json")) for arm, c in runs]
+    evidence = gather(folder, expected, imports, only)
+    check_rows(evidence, folder)
+    view = make_view(evidence.table, baseline, measure)
+    return evidence, write_report(view, evidence, place, title)
+
+
+def _runs_of(file: Path) -> "Iterable[Run]":
     """The runs that a protocol stands for; needs torch, as nothing else here does."""
     from fskd.protocol import read_protocol
-    from fskd.results.evidence import Expected
 
-    return [
-        Expected(arm, config.label(), config.model_dump(mode="json"))
-        for arm, config in read_protocol(file).runs()
-    ]
+    return read_protocol(file).runs()
 
 
 def _count(evidence: "Evidence") -> str:

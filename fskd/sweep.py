@@ -16,6 +16,7 @@ from fskd.run import RUN, check_all, settings_layer
 if TYPE_CHECKING:
     from fskd.config import Runtime
     from fskd.engines.ledger import Ledger
+    from fskd.protocol import Run
 
 EXAMPLES = (
     ("All runs of a protocol on all cores or GPUs", "protocols/digits_fractions.yaml"),
@@ -100,6 +101,9 @@ def command(
             metavar="INT", help="Starts of a run whose process dies, at most.", rich_help_panel=RUN
         ),
     ] = "3",
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="No page at the end.", rich_help_panel=RUN)
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Only the final table.", rich_help_panel=RUN)
     ] = False,
@@ -159,7 +163,9 @@ def command(
         for task in ledger.tasks.values():  # what was made elsewhere, or before there was a mirror
             store.fetch(plan.out / task.folder)
             store.keep(plan.out / task.folder)
-    _conclude(plan, ledger, through)
+    _conclude(plan, ledger)
+    _report(plan, ledger, wanted=through and not no_report)
+    _exit(ledger, through)
 
 
 class Plan(NamedTuple):
@@ -169,13 +175,15 @@ class Plan(NamedTuple):
         name: Of the protocol.
         named: Whether it has arms with names.
         runtime: Device, folders and the like.
-        tasks: The runs that were chosen, by key.
+        runs: The runs that were chosen.
+        tasks: The same, by key.
         arms: Key -> arm of all runs of the protocol whose data are here.
     """
 
     name: str
     named: bool
     runtime: "Runtime"
+    runs: list["Run"]
     tasks: dict[str, Task]
     arms: dict[str, str]
 
@@ -208,7 +216,7 @@ def _plan(
     check_all([run.config for run in chosen], Path(runtime.out).expanduser())
     tasks = make_tasks(chosen)
     arms = {key: task.arm for key, task in (known_tasks(runs) if only else tasks).items()}
-    return Plan(protocol.name, bool(protocol.arms), runtime, tasks, arms)
+    return Plan(protocol.name, bool(protocol.arms), runtime, chosen, tasks, arms)
 
 
 def _show(plan: Plan, ledger: "Ledger") -> None:
@@ -257,8 +265,8 @@ def _engine(runtime: "Runtime", hands: Hands) -> Engine:
     return RayEngine(runtime, hands.address, hands.gpus_per_run, hands.workers, hands.mirror)
 
 
-def _conclude(plan: Plan, ledger: "Ledger", through: bool) -> None:
-    """The table of what is finished, then what is not; sets the exit code."""
+def _conclude(plan: Plan, ledger: "Ledger") -> None:
+    """The table of what is finished."""
     from fskd.results.tables import show
 
     results = [ledger.results[key] for key in plan.tasks if key in ledger.results]
@@ -267,7 +275,22 @@ def _conclude(plan: Plan, ledger: "Ledger", through: bool) -> None:
         show(results, make_console(), arms)
     made = f"{ledger.made} made now, teachers included"
     print(f"{len(results)} of {len(plan.tasks)} runs finished; {made}")
-    print(f"report: python -m fskd.report {plan.out}")
+
+
+def _report(plan: Plan, ledger: "Ledger", wanted: bool) -> None:
+    """Figures, tables and the page, unless they are there and nothing has come."""
+    from fskd.report import write
+
+    place = plan.out / "report" / plan.name
+    if not wanted or not plan.tasks.keys() & ledger.results.keys():
+        return
+    if ledger.made or not (place / "index.html").exists():
+        write(plan.out, place, plan.runs)
+    print(f"report: {place / 'index.html'}")
+
+
+def _exit(ledger: "Ledger", through: bool) -> None:
+    """Says what is not finished; sets the exit code."""
     for key, error in ledger.failed.items():
         print(f"failed: {ledger.tasks[key].folder}: {error}", file=sys.stderr)
     if not through:

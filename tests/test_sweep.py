@@ -33,7 +33,7 @@ def sweep(capsys: pytest.CaptureFixture[str]) -> Command:
 
     def call(file: Path, out: Path, *options: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = main([str(file), "--out", str(out), "--workers", "2", *options])
+        code = main([str(file), "--out", str(out), "--workers", "2", "--no-report", *options])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -46,7 +46,6 @@ def test_makes_what_single_runs_make(sweep: Command, command: Command, tmp_path:
     assert code == 0, said
     assert "4 of 4 runs finished; 5 made now" in table
     assert "paired difference kdplus - ce" in table
-    assert f"python -m fskd.report {ours}" in table
     assert command(str(file), folder=theirs)[0] == 0
     assert end_state(ours) == end_state(theirs)
     assert load_names(ours, "small") == load_names(theirs, "small")
@@ -174,6 +173,7 @@ def test_the_report_knows_what_a_sweep_left(
     arms = "{ce: {method: ce}, kd: {method: kd}, wild: {method: kd, optim: {lr: 1.0e+30}}}"
     file, out = protocol(tmp_path, arms, seeds=2), tmp_path / "runs"
     assert sweep(file, out, "--only", "arm=kd,wild")[0] == 1
+    assert not (out / "report").exists()
     assert report([str(out)]) == 0
     assert "2 runs, 2 failed, 2 missing" in capsys.readouterr().out
     found = gather(out)
@@ -185,6 +185,21 @@ def test_the_report_knows_what_a_sweep_left(
         assert trouble.what == f"{failure['error']} (attempt 1)"
         assert trouble.time == failure["time"]
     assert sorted(found.table["arm"][found.table["role"] == "student"]) == ["kd", "kd"]
+
+
+def test_ends_with_a_report_of_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = protocol(tmp_path, seeds=1), tmp_path / "runs"
+    options = [str(file), "--out", str(out), "--workers", "1"]
+    assert main([*options, "--only", "arm=ce"]) == 0
+    page = out / "report" / "small" / "index.html"
+    assert f"report: {page}" in capsys.readouterr().out
+    before = page.read_text()
+    assert "kdplus" not in before
+    times = page.stat().st_mtime_ns
+    assert main([*options, "--only", "arm=ce"]) == 0  # nothing new, so it is not written again
+    assert page.stat().st_mtime_ns == times
+    assert main(options) == 0
+    assert "kdplus" in page.read_text()
 
 
 def test_without_teacher_its_students_fail(sweep: Command, tmp_path: Path) -> None:

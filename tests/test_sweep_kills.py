@@ -19,7 +19,7 @@ from fskd.run import main
 # 11 kills in all; those of a sweep cost a start of Python and torch each.
 SWEEP_KILLS, WORKER_KILLS = 4, 7
 SETTINGS = ["--set", "budget.steps=40", "teacher.budget.steps=60"]
-OPTIONS = ["--workers", "2", "--tries", "1000", *SETTINGS, "runtime.save_every=0.05"]
+OPTIONS = ["--workers", "2", "--no-report", "--tries", "1000", *SETTINGS, "runtime.save_every=0.05"]
 
 pytestmark = [
     pytest.mark.slow,

@@ -52,7 +52,7 @@ def test_a_node_is_removed(
     thread = threading.Thread(target=remove)
     thread.start()
     device = ["--device", "cpu"]
-    ray = ["--engine", "ray", "--address", cluster.address, "--out", str(out)]
+    ray = ["--engine", "ray", "--address", cluster.address, "--no-report", "--out", str(out)]
     code = main([str(file), *ray, *device, *options])
     thread.join()
     assert code == 0
