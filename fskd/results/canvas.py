@@ -176,14 +176,23 @@ def number_points(axes: Axes, rows: pd.DataFrame, style: Style, usual: int) -> N
                 box.set_gid(f"arm{style.number}~box{x:.0f}")
 
 
-def reference(axes: Axes, value: float, text: str, dash: str, above: bool = True) -> None:
-    """A horizontal line over the whole width, named at its left end."""
-    axes.axhline(value, color=MUTED, linewidth=1, linestyle=dash, zorder=1).set_gid(f"ref~{text}")
-    axes.annotate(
-        text, (0, value), (3, 3 if above else -3), xycoords=("axes fraction", "data"),
-        textcoords="offset points", va="bottom" if above else "top", size=SMALL - 0.5, color=MUTED,
-        parse_math=False,
-    )  # fmt: skip
+def references(axes: Axes, lines: Sequence[tuple[float, str, str]]) -> None:
+    """Horizontal lines over the whole width, all named above the highest, where no curve is.
+
+    Args:
+        axes: Where they go.
+        lines: Value, name, and line style in a word that readers know.
+    """
+    for value, text, style in lines:
+        line = axes.axhline(value, color=MUTED, linewidth=1, linestyle=style, zorder=1)
+        line.set_gid(f"ref~{text}")
+    if lines:
+        axes.annotate(
+            ", ".join(f"{text} {value:.1f} ({style})" for value, text, style in lines),
+            (0, max(value for value, *_ in lines)), (3, 3), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="bottom", size=SMALL - 0.5, color=MUTED,
+            parse_math=False,
+        )  # fmt: skip
 
 
 def label_ends(axes: Axes, labels: Sequence[Label], joined: bool = True) -> None:

@@ -16,7 +16,7 @@ from fskd.results.canvas import (
     label_ends,
     number_points,
     panel_axes,
-    reference,
+    references,
     set_ticks,
     size_axis,
 )
@@ -235,14 +235,12 @@ def _label(view: View, axes: Axes, rows: pd.DataFrame, *more: Label, joined: boo
 
 
 def _references(view: View, task: Task, axes: Axes, scale: float) -> None:
-    lines: list[tuple[float, str, str]] = []
+    lines = []
     if np.isfinite(task.teacher_top1):
-        lines.append((task.teacher_top1 * scale, "teacher", "--"))
+        lines.append((task.teacher_top1 * scale, "teacher", "dashed"))
     if np.isfinite(task.full):
-        lines.append((task.full * scale, f"{view.baseline} on all data", ":"))
-    for i, (value, text, dash) in enumerate(lines):
-        near = i > 0 and value < lines[0][0]
-        reference(axes, value, f"{text} {value:.1f}", dash, above=not near)
+        lines.append((task.full * scale, f"{view.baseline} on all data", "dotted"))
+    references(axes, lines)
 
 
 def _cost_axis(axes: Axes, values: pd.Series) -> None:

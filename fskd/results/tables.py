@@ -19,6 +19,8 @@ from fskd.results.summary import (
     unequal_budgets,
 )
 
+MOST_PAIRS = 15  # six arms, each with each; nobody reads more lines
+
 
 def show(
     results: Sequence[Result], console: Console, names: Mapping[str, str] | None = None
@@ -134,12 +136,28 @@ def _show_many(results: Sequence[Result], console: Console, names: Mapping[str, 
     console.print(table, highlight=False)
     for line in _explanations(results):
         _print(console, line)
-    for baseline, ours in combinations(groups, 2):
+    for baseline, ours in _pairs(groups, console):
         _show_difference(ours, baseline, console)
     if unequal_budgets(results):
         _print(console, "note: updates or student rows differ between arms; see the table")
     folders = {result.path.rpartition("/")[0] or "." for result in results}
     _print(console, f"files: {', '.join(sorted(folders))}")
+
+
+def _pairs(groups: Sequence[Arm], console: Console) -> list[tuple[Arm, Arm]]:
+    """Arms of the same task, baseline first; of many only those with one baseline."""
+    pairs = [(a, b) for a, b in combinations(groups, 2) if a.task == b.task]
+    if len(pairs) <= MOST_PAIRS:
+        return pairs
+    names = [arm.name or arm.method for arm in groups]
+    chosen = next(name for name in ("kd", "ce", names[0]) if name in names)
+    _print(console, f"note: differences from {chosen} only; a report has others (--baseline ARM)")
+    return [
+        (baseline, ours)
+        for baseline, name in zip(groups, names, strict=True)
+        for ours in groups
+        if name == chosen and ours is not baseline and ours.task == baseline.task
+    ]
 
 
 def _explanations(results: Sequence[Result]) -> Iterator[str]:
@@ -173,9 +191,9 @@ def _common(values: Sequence[int]) -> str:
 
 
 def _show_difference(ours: Arm, baseline: Arm, console: Console) -> None:
-    """One line, if the two arms have the same task and matched runs."""
+    """One line, if there are matched runs."""
     difference = paired_difference(ours.runs, baseline.runs)
-    if ours.task != baseline.task or difference is None:
+    if difference is None:
         return
     names = [ours.name or ours.method, baseline.name or baseline.method]
     if names[0] == names[1]:

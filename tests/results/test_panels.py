@@ -133,6 +133,8 @@ def test_teacher_and_full_data_lines(view: View, drawn: dict[str, Panel]) -> Non
     }
     teacher, whole = lines.values()
     assert (teacher, whole) == (pytest.approx(90), pytest.approx(100 * full["mean"]))
+    named = f"teacher 90.0 (dashed), kd on all data {whole:.1f} (dotted)"
+    assert named in [text.get_text() for text in axes_of(drawn["top1-1"]).texts]
 
 
 def test_paired_points_and_bars(view: View, drawn: dict[str, Panel]) -> None:

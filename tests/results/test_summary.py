@@ -175,6 +175,15 @@ def test_many(printed: Callable[..., str]) -> None:
     assert "files: runs" in text
 
 
+def test_of_many_arms_only_differences_from_one(printed: Callable[..., str]) -> None:
+    methods = ["ce", "kd", "kdplus", "at", "rkd", "fitnet"]
+    text = printed(*map(make_result, methods))
+    assert (text.count("paired difference"), "note: differences" in text) == (15, False)
+    text = printed(*map(make_result, [*methods, "mixup"]))
+    assert text.count("paired difference") == text.count(" - kd on 50 images") == 6
+    assert "note: differences from kd only" in text
+
+
 def test_many_with_missing_facts(printed: Callable[..., str]) -> None:
     """No agreement, no teacher, one seed, unequal budgets."""
     text = printed(make_result(), make_result("kdplus", steps=300), make_result("ce", seed=1))
