@@ -5,7 +5,7 @@ are one call each; the loss is one dot product. Buffers, their views and whateve
 and weights alone are made once and kept.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,8 @@ from fskd.losses.kernels import n_squarings
 # With more logits the chunked kernel, which fits the cache, wins; with more classes it needs less
 # memory.
 MOST_LOGITS, MOST_CLASSES = 40_000, 999
+
+_empty = partial(torch.empty, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
 
 
 class Buffers(NamedTuple):
@@ -80,9 +82,9 @@ class Small:
         self.shape = n_rows, n_real, n_classes
         self.temperature, self.squarings = t, _ = temperature, n_squarings(temperature)
         with torch.inference_mode(False):  # what is made in that mode is of no use outside it
-            a, b = torch.zeros(n_rows), torch.full((n_rows,), generated)
+            a, b = _empty(n_rows).zero_(), _empty(n_rows).fill_(generated)
             a[:n_real], b[:n_real] = label, soft
-            self.inverse, self.t = torch.tensor(1 / t), torch.tensor(t)
+            self.inverse, self.t = _empty(()).fill_(1 / t), _empty(()).fill_(t)
             self.gradient = torch.cat((a, b * t, -b * t)).unsqueeze(1)
             self.loss = torch.cat((a / t, b * t, -b * t, -a[:n_real]))
             self.target = -a[:n_real].unsqueeze(1)
@@ -142,18 +144,18 @@ class Small:
         n_rows, n_real, n_classes = self.shape
         size, tail = n_rows * n_classes, len(self.loss)
         with torch.inference_mode(False):
-            numbers, shares = torch.empty(2 * size + tail), torch.empty(3 * size + tail)
+            numbers, shares = _empty(2 * size + tail), _empty(3 * size + tail)
             shares[3 * size :] = self.loss
             logits, probs = numbers[: 2 * size], shares[: 3 * size]
             logits, probs = logits.view(-1, n_classes), probs.view(-1, n_classes)
             student, teacher = logits.split(n_rows)
             hard, soft, known = probs.split(n_rows)
             log_z, picked = numbers[2 * size :].split((3 * n_rows, n_real))
-            partition = torch.empty(3 * n_rows)
+            partition = _empty(3 * n_rows)
             return Buffers(
-                logits, student, teacher, student[:n_real], torch.empty(2 * n_rows, 1),
+                logits, student, teacher, student[:n_real], _empty(2 * n_rows, 1),
                 probs, probs[n_rows:], hard, soft, known,
-                partition.unsqueeze(1), partition, torch.empty(3 * n_rows, 1),
+                partition.unsqueeze(1), partition, _empty(3 * n_rows, 1),
                 log_z, picked.unsqueeze(1), numbers[size:], shares[2 * size :],
             )  # fmt: skip
 

@@ -86,6 +86,20 @@ def test_constants_stay(cases: Any) -> None:
         assert torch.equal(column, torch.full((7, 1), value, dtype=torch.float64))
 
 
+def test_defaults_of_torch_change_nothing() -> None:
+    logits, labels = torch.randn(2, 7, 5), torch.tensor([0, 1, 2, 3])
+    expected = kd_loss_and_grad(*logits, labels, impl="eager")
+    execute.forget()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = kd_loss_and_grad(*logits, labels, impl="eager")
+    finally:
+        torch.set_default_dtype(torch.float32)
+        execute.forget()
+    assert [x.dtype for x in found] == [torch.float32] * 2
+    assert all(map(torch.equal, found, expected))
+
+
 def kd_loss_and_grad_or_loss(data: Any) -> None:
     """Forward and backward."""
     student = data.student.detach().requires_grad_()
