@@ -1,8 +1,9 @@
 """The objective for small logits, where calls cost more than arithmetic.
 
-With the terms of ``kernels``: u and v lie in one buffer, so that scaling, maximum and exponential
-are one call each; the loss is one dot product. Buffers, their views and whatever depends on shapes
-and weights alone are made once and kept.
+With the terms of ``kernels``: Tu and Tv lie in one buffer, so that maximum, scaling and exponential
+are one call each; sums over classes are a product with ones and the loss is one dot product, which
+take less than reductions. Buffers, their views and whatever depends on shapes and weights alone are
+made once and kept.
 """
 
 from functools import lru_cache, partial
@@ -24,23 +25,23 @@ class Buffers(NamedTuple):
     """Scratch of one call, as views of two stretches of memory.
 
     Attributes:
-        logits: u of the student, then v of the teacher, (2R, C).
-        student: u, (R, C).
-        teacher: v, (R, C); later u - v.
-        real: u of the real rows, (B, C).
+        logits: Tu of the student, then Tv of the teacher, (2R, C).
+        student: Tu, (R, C).
+        teacher: Tv, (R, C); later T(u - v).
+        real: Tu of the real rows, (B, C).
         top: Maximum of each row, (2R, 1).
         probs: exp(u)^T, exp(u), exp(v), (3R, C); later each one's share in the gradient.
         both: The last two of these, (2R, C).
         hard: The first, (R, C).
         soft: The second, (R, C).
         known: The third, (R, C).
-        partition: Sums of ``probs``, (3R, 1).
-        partition_flat: The same, (3R,).
+        partition: Sums of ``probs``, (3R,).
+        partitions: The same, (3R, 1).
         share: (3R, 1).
         log_z: Logarithms of the sums, (3R,).
-        picked: u of the labels, (B, 1).
-        terms: u - v, ``log_z`` and ``picked`` in a row, (R*C + 3R + B,).
-        weights: Their weights in the loss over T: ``known`` and constants, (R*C + 3R + B,).
+        picked: Tu of the labels, (B, 1).
+        terms: T(u - v), ``log_z`` and ``picked`` in a row, (R*C + 3R + B,).
+        weights: Their weights in the loss: ``known`` and constants, (R*C + 3R + B,).
     """
 
     logits: Tensor
@@ -54,7 +55,7 @@ class Buffers(NamedTuple):
     soft: Tensor
     known: Tensor
     partition: Tensor
-    partition_flat: Tensor
+    partitions: Tensor
     share: Tensor
     log_z: Tensor
     picked: Tensor
@@ -80,13 +81,14 @@ class Small:
         label: float, soft: float, generated: float,
     ) -> None:  # fmt: skip
         self.shape = n_rows, n_real, n_classes
-        self.temperature, self.squarings = t, _ = temperature, n_squarings(temperature)
+        self.squarings, t = n_squarings(temperature), temperature
+        self.all_real = n_real == n_rows
         with torch.inference_mode(False):  # what is made in that mode is of no use outside it
             a, b = _empty(n_rows).zero_(), _empty(n_rows).fill_(generated)
             a[:n_real], b[:n_real] = label, soft
-            self.inverse, self.t = _empty(()).fill_(1 / t), _empty(()).fill_(t)
+            self.inverse, self.ones = _empty(()).fill_(1 / t), _empty(n_classes).fill_(1.0)
             self.gradient = torch.cat((a, b * t, -b * t)).unsqueeze(1)
-            self.loss = torch.cat((a / t, b * t, -b * t, -a[:n_real]))
+            self.loss = torch.cat((a, b * t * t, -b * t * t, -a[:n_real]))
             self.target = -a[:n_real].unsqueeze(1)
 
     def __call__(
@@ -111,19 +113,18 @@ class Small:
             lent = spare.pop()  # atomic; threads and nested calls get buffers of their own
         except IndexError:
             lent = self.buffers()
-        lent.student.copy_(student)
-        lent.teacher.copy_(teacher)
-        lent.logits.mul_(self.inverse).sub_(torch.amax(lent.logits, 1, True, out=lent.top))
-        torch.exp(lent.logits, out=lent.both)
+        torch.cat((student, teacher), out=lent.logits)
+        lent.logits.sub_(torch.amax(lent.logits, 1, True, out=lent.top))
+        torch.mul(lent.logits, self.inverse, out=lent.both).exp_()
         self._power(lent)
-        torch.sum(lent.probs, 1, True, out=lent.partition)
-        torch.log(lent.partition_flat, out=lent.log_z)
+        torch.mv(lent.probs, self.ones, out=lent.partition)
+        torch.log(lent.partition, out=lent.log_z)
         torch.gather(lent.real, 1, column, out=lent.picked)
         torch.sub(lent.student, lent.teacher, out=lent.teacher)
-        lent.probs.mul_(torch.div(self.gradient, lent.partition, out=lent.share))
-        loss = torch.dot(lent.terms, lent.weights).mul_(self.t)
+        lent.probs.mul_(torch.div(self.gradient, lent.partitions, out=lent.share))
+        loss = torch.dot(lent.terms, lent.weights)
         grad = torch.add(lent.hard, lent.soft).add_(lent.known)
-        real = grad if len(targets) == len(grad) else grad[: len(targets)]
+        real = grad if self.all_real else grad[: len(targets)]
         real.scatter_add_(1, column, self.target)
         spare.append(lent)
         if out is not None:
@@ -133,7 +134,7 @@ class Small:
     def _power(self, lent: Buffers) -> None:
         """exp(u)^T."""
         if not self.squarings:
-            torch.mul(lent.student, self.t, out=lent.hard).exp_()
+            torch.exp(lent.student, out=lent.hard)
             return
         torch.mul(lent.soft, lent.soft, out=lent.hard)
         for _ in range(self.squarings - 1):
@@ -155,7 +156,7 @@ class Small:
             return Buffers(
                 logits, student, teacher, student[:n_real], _empty(2 * n_rows, 1),
                 probs, probs[n_rows:], hard, soft, known,
-                partition.unsqueeze(1), partition, _empty(3 * n_rows, 1),
+                partition, partition.unsqueeze(1), _empty(3 * n_rows, 1),
                 log_z, picked.unsqueeze(1), numbers[size:], shares[2 * size :],
             )  # fmt: skip
 
