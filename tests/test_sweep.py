@@ -218,7 +218,8 @@ def test_without_teacher_its_students_fail(sweep: Command, tmp_path: Path) -> No
 def test_two_sweeps_share_the_work(tmp_path: Path, command: Command) -> None:
     file, out, alone = protocol(tmp_path, seeds=4), tmp_path / "both", tmp_path / "alone"
     options = [str(file), "--set", "budget.steps=60", "teacher.budget.steps=60"]
-    sweeps = [start(*options, "--workers", "1", "--out", str(out)) for _ in range(2)]
+    own = ["--workers", "1", "--no-report", "--out", str(out)]
+    sweeps = [start(*options, *own) for _ in range(2)]
     printed = [process.communicate(timeout=300) for process in sweeps]
     assert [process.returncode for process in sweeps] == [0, 0], printed
     made = [re.search(r"(\d+) of 8 runs finished; (\d+) made", text) for text, _ in printed]

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FORKING = "forkserver" in multiprocessing.get_all_start_methods()
 LOST = Outcome("lost", error="its process died")
+STARTS = 5  # of a process, before it is an error that there is none
 
 
 def cores() -> int:
@@ -99,11 +101,22 @@ class _Worker:
             self.pipe.send(task)
 
     def _begin(self) -> None:
-        self.pipe, theirs = multiprocessing.Pipe()
-        # Not a daemon, which could have no processes that decode images.
-        self.process = _context().Process(target=_serve, args=(theirs, self.place))
-        self.process.start()
-        theirs.close()
+        for left in reversed(range(STARTS)):
+            pipe, theirs = multiprocessing.Pipe()
+            # Not a daemon, which could have no processes that decode images.
+            process = _context().Process(target=_serve, args=(theirs, self.place))
+            try:
+                process.start()
+            except (OSError, EOFError):  # the server was just killed; the next start finds out
+                pipe.close()
+                if not left:
+                    raise
+                time.sleep(0.2)
+            else:
+                self.pipe, self.process = pipe, process
+                return
+            finally:
+                theirs.close()
 
     def collect(self) -> tuple[Task, Outcome]:
         """What became of the task, once pipe or process have something to say."""
