@@ -54,7 +54,7 @@ def test_shipped_protocols(file: Path, tmp_path: Path) -> None:
     assert len({run.config.key() for run in runs}) == len(runs)
     assert runs == protocol.runs() == read_protocol(file).runs()
     assert file.read_text().startswith("# ")
-    assert re.search(rf"python -m fskd\.(run|sweep) protocols/{file.name}\n", file.read_text())
+    assert re.search(rf"python -m fskd\.(run|sweep) protocols/{file.name}", file.read_text())
     for config in {run.arm: run.config for run in runs}.values():
         if config.data.episodic is not None:
             pytest.importorskip("learn2learn")
