@@ -139,27 +139,17 @@ def compute(
         out: Where it goes, if it has a place already.
     """
     student, teacher, targets, _, _ = inputs
-    if call.shortcut is not None and targets is not None and (want_grad or call.small):
-        try:
-            made = call.shortcut(student, teacher, targets, out)
-        except (IndexError, RuntimeError):  # what follows says which, or does with it
-            made = None
-        if made is not None and not math.isnan(made[0].item()):
-            return made
-    return _carefully(inputs, call.objective, want_grad, out)
-
-
-def _carefully(
-    inputs: Inputs, objective: Objective, want_grad: bool, out: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """By segments; on a CPU again with masks if ignored labels or classes that are off show up."""
-    if inputs.student.device.type != "cpu":
+    objective, shortcut, ignoring = call.objective, call.shortcut, False
+    if not student.is_cpu:
         return _by_segments(inputs, objective, want_grad, out, masked=True, ignoring=True)
-    ignoring = False
+    made: tuple[Tensor, Tensor | None] | None = None
     try:
-        made = _by_segments(inputs, objective, want_grad, out)
+        if shortcut is not None and targets is not None and (want_grad or call.small):
+            made = shortcut(student, teacher, targets, out)
+        if made is None:
+            made = _by_segments(inputs, objective, want_grad, out)
     except (IndexError, RuntimeError):
-        if not check_labels(inputs.targets, inputs.student.shape[1]):
+        if not check_labels(targets, student.shape[1]):
             raise
         ignoring = True
         made = _by_segments(inputs, objective, want_grad, out, ignoring=True)
