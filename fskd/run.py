@@ -32,6 +32,15 @@ PROGRAM = "python -m fskd.run"
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 DATA, NETS, TRAIN, RUN = "Data", "Networks", "Training", "Running"
 
+Out = Annotated[
+    str | None, typer.Option(help="Folder of all runs.", show_default="runs", rich_help_panel=RUN)
+]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE ...", help="Any setting by its dotted name."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only the final table.", rich_help_panel=RUN)]
+
 
 def _list(value: bool) -> None:
     if value:
@@ -105,10 +114,7 @@ def command(
     seeds: Annotated[
         str, typer.Option(metavar="INT", help="Number of seeds.", rich_help_panel=TRAIN)
     ] = "1",
-    out: Annotated[
-        str | None,
-        typer.Option(help="Folder of all runs.", show_default="runs", rich_help_panel=RUN),
-    ] = None,
+    out: Out = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)
     ] = None,
@@ -120,9 +126,7 @@ def command(
         str | None,
         typer.Option(help="tensorboard, mlflow or wandb; a,b for both.", rich_help_panel=RUN),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Only the final table.", rich_help_panel=RUN)
-    ] = False,
+    quiet: Quiet = False,
     force: Annotated[
         bool, typer.Option("--force", help="Repeat finished runs.", rich_help_panel=RUN)
     ] = False,
@@ -133,10 +137,7 @@ def command(
         bool,
         typer.Option("--list", is_eager=True, callback=_list, help="List all parts and exit."),
     ] = False,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=VALUE ...", help="Any setting by its dotted name."),
-    ] = None,
+    override: Override = None,
 ) -> None:
     """Distil a teacher into a student on part of a data set, and say how good it got."""
     options = {

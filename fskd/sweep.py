@@ -11,7 +11,7 @@ from fskd.command import examples, make_console, run_command, whole
 from fskd.engines.base import Engine, Task
 from fskd.engines.local import local_pool, preload
 from fskd.errors import SettingError
-from fskd.run import RUN, check_all, settings_layer
+from fskd.run import RUN, Out, Override, Quiet, check_all, settings_layer
 
 if TYPE_CHECKING:
     from fskd.config import Runtime
@@ -66,14 +66,8 @@ def command(
     data_root: Annotated[
         str | None, typer.Option(help="Folder or file of the data.", show_default=False)
     ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=VALUE ...", help="Any setting by its dotted name."),
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(help="Folder of all runs.", show_default="runs", rich_help_panel=RUN),
-    ] = None,
+    override: Override = None,
+    out: Out = None,
     mirror: Annotated[
         str | None,
         typer.Option(
@@ -104,9 +98,7 @@ def command(
     no_report: Annotated[
         bool, typer.Option("--no-report", help="No page at the end.", rich_help_panel=RUN)
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Only the final table.", rich_help_panel=RUN)
-    ] = False,
+    quiet: Quiet = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Full tracebacks.", rich_help_panel=RUN)
     ] = False,
