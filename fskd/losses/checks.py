@@ -13,6 +13,10 @@ Reduction = Literal["mean", "sum", "none"]
 Impl = Literal["auto", "reference", "eager", "compiled"]
 
 
+Settings = tuple[float, float, float, float, float, str, str]  # of an Objective, unchecked
+Tensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
 class Objective(NamedTuple):
     """What is computed, apart from tensors; see ``fused.kd_loss``."""
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch import Tensor
 from fskd.losses import compiled, dispatch, kernels
 from fskd.losses.checks import (
     Inputs,
-    Kind,
     Objective,
     Reduction,
+    Settings,
+    Tensors,
     check_labels,
     check_logits,
     check_settings,
@@ -43,8 +44,14 @@ class Call(NamedTuple):
     small: bool = False
 
 
-def planned(inputs: Inputs, objective: Objective, debug: bool) -> Call:
+def planned(inputs: Tensors, settings: Settings, debug: bool) -> Call:
     """The checked call; a look at the data only if asked to.
+
+    Args:
+        inputs: The tensors, in the order of ``Inputs``.
+        settings: The settings, in the order of ``Objective``; both are plain tuples where it is
+            called often, which are made in a tenth of the time.
+        debug: Whether to look.
 
     Raises:
         ValueError: If shapes or settings do not fit, or with ``debug`` (or under anomaly detection)
@@ -52,35 +59,41 @@ def planned(inputs: Inputs, objective: Objective, debug: bool) -> Call:
     """
     student, teacher, targets, weights, lse = inputs
     call = _planned(
-        objective,
+        settings,
         student.device,
-        (student.shape, student.dtype),
-        (teacher.shape, teacher.dtype),
-        None if targets is None else (targets.shape, targets.dtype),
+        student.shape,
+        student.dtype,
+        teacher.shape,
+        teacher.dtype,
+        None if targets is None else targets.shape,
+        None if targets is None else targets.dtype,
         None if weights is None else weights.shape,
         None if lse is None else lse.shape,
     )
     if debug or torch.is_anomaly_enabled():
-        look(inputs)
+        look(Inputs(*inputs))
     return call
 
 
 @lru_cache(maxsize=1024)
 def _planned(
-    objective: Objective,
+    settings: Settings,
     device: torch.device,
-    student: Kind,
-    teacher: Kind,
-    targets: Kind | None,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    teacher: torch.Size,
+    teacher_dtype: torch.dtype,
+    targets: torch.Size | None,
+    targets_dtype: torch.dtype | None,
     row_weights: torch.Size | None,
     teacher_lse: torch.Size | None,
 ) -> Call:
     """Remembered, so that a loop pays for the checks once."""
+    objective = Objective(*cast(Any, settings))
     check_settings(objective)
-    shape, dtype = student
-    check_logits(student, teacher)
-    if targets is not None:
-        check_targets(*targets, shape)
+    check_logits((shape, dtype), (teacher, teacher_dtype))
+    if targets is not None and targets_dtype is not None:
+        check_targets(targets, targets_dtype, shape)
     for name, vector in (("row_weights", row_weights), ("teacher_lse", teacher_lse)):
         if vector is not None and vector != shape[:1]:
             raise ValueError(f"{name} is {tuple(vector)}; expected ({shape[0]},)")
@@ -88,9 +101,9 @@ def _planned(
         path = dispatch.best_path(device.type, str(dtype).removeprefix("torch."), *shape)
         objective = objective._replace(impl=path)
     extra = row_weights is not None or teacher_lse is not None
-    if targets is None or targets[1] != torch.int64 or extra or device.type != "cpu":
+    if targets is None or targets_dtype != torch.int64 or extra or device.type != "cpu":
         return Call(objective)
-    return _usual(objective, shape, {dtype, teacher[1]}, targets[0][0])
+    return _usual(objective, shape, {dtype, teacher_dtype}, targets[0])
 
 
 def _usual(objective: Objective, shape: torch.Size, dtypes: set[torch.dtype], n_real: int) -> Call:
@@ -125,7 +138,7 @@ def forget() -> None:
 
 
 def compute(
-    inputs: Inputs, call: Call, want_grad: bool, out: Tensor | None = None
+    inputs: Tensors, call: Call, want_grad: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient by the fused kernels.
 
@@ -133,7 +146,7 @@ def compute(
     and a class that is -inf in both logits as NaN, so what is absent costs nothing.
 
     Args:
-        inputs: Checked tensors.
+        inputs: Checked tensors, in the order of ``Inputs``.
         call: Checked settings.
         want_grad: Whether the gradient is wanted.
         out: Where it goes, if it has a place already.
@@ -169,7 +182,7 @@ def _weights(objective: Objective, n_rows: int, n_real: int) -> tuple[float, flo
 
 
 def _by_segments(
-    inputs: Inputs,
+    tensors: Tensors,
     objective: Objective,
     want_grad: bool,
     out: Tensor | None,
@@ -177,6 +190,7 @@ def _by_segments(
     ignoring: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Real rows, then generated rows, each by the kernel that has just their terms."""
+    inputs = Inputs(*tensors)
     student, n_real = inputs.student, inputs.n_real
     n_rows = len(student)
     label, soft, generated = _weights(objective, n_rows, n_real)

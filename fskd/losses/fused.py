@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fskd.losses.autograd import is_traced, refuse_second_derivative
-from fskd.losses.checks import Impl, Inputs, Objective, Reduction
+from fskd.losses.checks import Impl, Objective, Reduction, Settings, Tensors
 from fskd.losses.execute import Call, compute, planned
 from fskd.losses.targets import at_least_float32, kd_objective
 
@@ -90,15 +90,15 @@ def kd_loss(
         >>> round(loss.item(), 4), student.grad.sum(1).abs().max().item() < 1e-6
         (0.568, True)
     """
-    objective = Objective(
+    settings = (
         temperature, ce_weight, kd_weight, generated_weight, label_smoothing, reduction, impl
-    )
-    inputs = Inputs(student_logits, teacher_logits, targets, row_weights, teacher_lse)
+    )  # fmt: skip
+    inputs = student_logits, teacher_logits, targets, row_weights, teacher_lse
     if is_traced("kd_loss", impl, student_logits):
-        return _reference(inputs, objective)
-    call = planned(inputs, objective, debug)
+        return _reference(inputs, settings)
+    call = planned(inputs, settings, debug)
     if call.objective.impl == "reference":
-        return _reference(inputs, objective)
+        return _reference(inputs, settings)
     if student_logits.requires_grad and torch.is_grad_enabled():
         return cast(Tensor, _KDLoss.apply(student_logits, inputs, call))
     with torch.no_grad():
@@ -147,7 +147,7 @@ def kd_loss_and_grad(
     ):
         found = f"{tuple(out.shape)} {out.dtype}"
         raise ValueError(f"out is {found}; expected contiguous {tuple(like.shape)} {like.dtype}")
-    inputs = Inputs(student_logits, teacher_logits, targets, row_weights, teacher_lse)
+    inputs = student_logits, teacher_logits, targets, row_weights, teacher_lse
     call = planned(inputs, objective, debug)
     with torch.no_grad():
         loss, grad = compute(inputs, call, True, out)
@@ -170,11 +170,11 @@ class _KDLoss(torch.autograd.Function):
     """Computes the gradient with the loss, and again if it is asked for twice."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, inputs: Inputs, call: Call) -> Tensor:
+    def forward(ctx: Any, student: Tensor, inputs: Tensors, call: Call) -> Tensor:
         # Only what needs a gradient is an argument: each costs a microsecond.
         loss, ctx.grad = _gradient(inputs, call)
         ctx.save_for_backward(*inputs)
-        ctx.call, ctx.dtype = call, student.dtype
+        ctx.call = call
         return loss
 
     @staticmethod
@@ -182,15 +182,15 @@ class _KDLoss(torch.autograd.Function):
         refuse_second_derivative("kd_loss")
         grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
         if grad is None:
-            grad = _gradient(Inputs(*ctx.saved_tensors), ctx.call)[1]
-        grad = scale(grad, upstream)
-        return grad if grad.dtype is ctx.dtype else grad.to(ctx.dtype), None, None
+            grad = _gradient(ctx.saved_tensors, ctx.call)[1]
+        # Autograd itself rounds a gradient of more precision than its tensor.
+        return scale(grad, upstream), None, None
 
 
-def _gradient(inputs: Inputs, call: Call) -> tuple[Tensor, Tensor]:
+def _gradient(inputs: Tensors, call: Call) -> tuple[Tensor, Tensor]:
     """Loss and gradient, before it is scaled."""
-    student, out = inputs.student, None
-    if student.dtype == torch.float16:  # scaled up only afterwards, what is small would be lost
+    student, out = inputs[0], None
+    if student.dtype is torch.float16:  # scaled up only afterwards, what is small would be lost
         out = torch.empty(student.shape, dtype=torch.float32, device=student.device)
     loss, grad = compute(inputs, call, True, out)
     return loss, cast(Tensor, grad)
@@ -205,9 +205,9 @@ def scale(grad: Tensor, upstream: Tensor) -> Tensor:
     return grad.mul_(upstream)
 
 
-def _reference(inputs: Inputs, objective: Objective) -> Tensor:
+def _reference(inputs: Tensors, settings: Settings) -> Tensor:
     """The same by the readable definition."""
     student, teacher, targets, row_weights, _ = inputs
-    settings = objective._asdict()
-    settings.pop("impl")
-    return kd_objective(student, teacher, targets, row_weights=row_weights, **settings)
+    options = Objective(*cast(Any, settings))._asdict()
+    options.pop("impl")
+    return kd_objective(student, teacher, targets, row_weights=row_weights, **options)

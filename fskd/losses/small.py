@@ -1,9 +1,14 @@
 """The objective for small logits, where calls cost more than arithmetic.
 
 With the terms of ``kernels``: Tu and Tv lie in one buffer, so that maximum, scaling and exponential
-are one call each; sums over classes are a product with ones and the loss is one dot product, which
-take less than reductions. Buffers, their views and whatever depends on shapes and weights alone are
-made once and kept.
+are one call each; sums over classes are a product with ones, which takes less than a reduction. The
+loss is one dot product:
+
+    L = sum_rc (-b T p - a e_y)_rc (Tu)_rc + sum_rc (b T p)_rc (Tv)_rc
+        + sum_r (a log Z_1 + b T^2 log Z_s - b T^2 log Z_t)_r
+
+where the first factor is the gradient's share of label and teacher. Buffers, their views and
+whatever depends on shapes and weights alone are made once and kept.
 """
 
 from functools import lru_cache, partial
@@ -11,8 +16,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from fskd.losses.kernels import n_squarings
 
 # With more logits the chunked kernel, which fits the cache, wins; with more classes it needs less
 # memory.
@@ -27,38 +30,36 @@ class Buffers(NamedTuple):
     Attributes:
         logits: Tu of the student, then Tv of the teacher, (2R, C).
         student: Tu, (R, C).
-        teacher: Tv, (R, C); later T(u - v).
-        real: Tu of the real rows, (B, C).
         top: Maximum of each row, (2R, 1).
         probs: exp(u)^T, exp(u), exp(v), (3R, C); later each one's share in the gradient.
         both: The last two of these, (2R, C).
         hard: The first, (R, C).
         soft: The second, (R, C).
-        known: The third, (R, C).
+        known: The third, (R, C); later with the label's share.
+        real: ``known`` of the real rows, (B, C).
+        teacher: The third's share with its sign changed, (R, C).
         partition: Sums of ``probs``, (3R,).
         partitions: The same, (3R, 1).
         share: (3R, 1).
         log_z: Logarithms of the sums, (3R,).
-        picked: Tu of the labels, (B, 1).
-        terms: T(u - v), ``log_z`` and ``picked`` in a row, (R*C + 3R + B,).
-        weights: Their weights in the loss: ``known`` and constants, (R*C + 3R + B,).
+        terms: ``logits`` and ``log_z`` in a row, (2R*C + 3R,).
+        weights: Their weights in the loss: ``known``, ``teacher`` and constants, (2R*C + 3R,).
     """
 
     logits: Tensor
     student: Tensor
-    teacher: Tensor
-    real: Tensor
     top: Tensor
     probs: Tensor
     both: Tensor
     hard: Tensor
     soft: Tensor
     known: Tensor
+    real: Tensor
+    teacher: Tensor
     partition: Tensor
     partitions: Tensor
     share: Tensor
     log_z: Tensor
-    picked: Tensor
     terms: Tensor
     weights: Tensor
 
@@ -80,15 +81,13 @@ class Small:
         self, n_rows: int, n_real: int, n_classes: int, temperature: float,
         label: float, soft: float, generated: float,
     ) -> None:  # fmt: skip
-        self.shape = n_rows, n_real, n_classes
-        self.squarings, t = n_squarings(temperature), temperature
-        self.all_real = n_real == n_rows
+        self.shape, t = (n_rows, n_real, n_classes), temperature
         with torch.inference_mode(False):  # what is made in that mode is of no use outside it
             a, b = _empty(n_rows).zero_(), _empty(n_rows).fill_(generated)
             a[:n_real], b[:n_real] = label, soft
             self.inverse, self.ones = _empty(()).fill_(1 / t), _empty(n_classes).fill_(1.0)
             self.gradient = torch.cat((a, b * t, -b * t)).unsqueeze(1)
-            self.loss = torch.cat((a, b * t * t, -b * t * t, -a[:n_real]))
+            self.loss = torch.cat((a, b * t * t, -b * t * t))
             self.target = -a[:n_real].unsqueeze(1)
 
     def __call__(
@@ -108,56 +107,41 @@ class Small:
         Raises:
             RuntimeError: If a label is no class.
         """
-        spare, column = _spare(self), targets.unsqueeze(1)
+        spare = _spare(self)
         try:
             lent = spare.pop()  # atomic; threads and nested calls get buffers of their own
         except IndexError:
             lent = self.buffers()
         torch.cat((student, teacher), out=lent.logits)
         lent.logits.sub_(torch.amax(lent.logits, 1, True, out=lent.top))
+        torch.exp(lent.student, out=lent.hard)
         torch.mul(lent.logits, self.inverse, out=lent.both).exp_()
-        self._power(lent)
-        torch.mv(lent.probs, self.ones, out=lent.partition)
-        torch.log(lent.partition, out=lent.log_z)
-        torch.gather(lent.real, 1, column, out=lent.picked)
-        torch.sub(lent.student, lent.teacher, out=lent.teacher)
+        torch.log(torch.mv(lent.probs, self.ones, out=lent.partition), out=lent.log_z)
         lent.probs.mul_(torch.div(self.gradient, lent.partitions, out=lent.share))
+        torch.neg(lent.known, out=lent.teacher)
+        lent.real.scatter_add_(1, targets.unsqueeze(1), self.target)
         loss = torch.dot(lent.terms, lent.weights)
         grad = torch.add(lent.hard, lent.soft).add_(lent.known)
-        real = grad if self.all_real else grad[: len(targets)]
-        real.scatter_add_(1, column, self.target)
         spare.append(lent)
         if out is not None:
             return loss, out.copy_(grad)
         return loss, grad if grad.dtype is student.dtype else grad.to(student.dtype)
 
-    def _power(self, lent: Buffers) -> None:
-        """exp(u)^T."""
-        if not self.squarings:
-            torch.exp(lent.student, out=lent.hard)
-            return
-        torch.mul(lent.soft, lent.soft, out=lent.hard)
-        for _ in range(self.squarings - 1):
-            lent.hard.mul_(lent.hard)
-
     def buffers(self) -> Buffers:
         """New ones."""
         n_rows, n_real, n_classes = self.shape
-        size, tail = n_rows * n_classes, len(self.loss)
+        size = n_rows * n_classes
         with torch.inference_mode(False):
-            numbers, shares = _empty(2 * size + tail), _empty(3 * size + tail)
-            shares[3 * size :] = self.loss
-            logits, probs = numbers[: 2 * size], shares[: 3 * size]
-            logits, probs = logits.view(-1, n_classes), probs.view(-1, n_classes)
-            student, teacher = logits.split(n_rows)
-            hard, soft, known = probs.split(n_rows)
-            log_z, picked = numbers[2 * size :].split((3 * n_rows, n_real))
-            partition = _empty(3 * n_rows)
+            terms, shares = _empty(2 * size + 3 * n_rows), _empty(4 * size + 3 * n_rows)
+            shares[4 * size :] = self.loss
+            logits, log_z = terms[: 2 * size].view(-1, n_classes), terms[2 * size :]
+            hard, soft, known, teacher = shares[: 4 * size].view(4, n_rows, n_classes)
+            probs, partition = shares[: 3 * size].view(-1, n_classes), _empty(3 * n_rows)
             return Buffers(
-                logits, student, teacher, student[:n_real], _empty(2 * n_rows, 1),
-                probs, probs[n_rows:], hard, soft, known,
+                logits, logits[:n_rows], _empty(2 * n_rows, 1),
+                probs, probs[n_rows:], hard, soft, known, known[:n_real], teacher,
                 partition, partition.unsqueeze(1), _empty(3 * n_rows, 1),
-                log_z, picked.unsqueeze(1), numbers[size:], shares[2 * size :],
+                log_z, terms, shares[2 * size :],
             )  # fmt: skip
 
 
