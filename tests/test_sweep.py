@@ -5,7 +5,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -322,6 +322,15 @@ def test_ledger_comes_back_to_busy_runs(
     assert engine.started == ["0", "1", "2", "0"]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, also where a shell in the background has switched it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ledger_stops_when_asked(ledger: Callable[..., Ledger]) -> None:
     book, engine = ledger(*[None] * 5), Pretended(["interrupt"])
     assert not through(book, engine)
