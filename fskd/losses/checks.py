@@ -11,8 +11,6 @@ from fskd.losses.targets import IGNORED
 Kind = tuple[torch.Size, torch.dtype]
 Reduction = Literal["mean", "sum", "none"]
 Impl = Literal["auto", "reference", "eager", "compiled"]
-
-
 Settings = tuple[float, float, float, float, float, str, str]  # of an Objective, unchecked
 Tensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
