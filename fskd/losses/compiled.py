@@ -5,22 +5,44 @@ than the arithmetic; the key of a variant holds everything that they would check
 """
 
 import logging
+import math
 import threading
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from fskd.losses.kernels import Rows, n_squarings
+from fskd.losses.targets import IGNORED
 
-Variant = Callable[..., Tensor]
+Variant = Callable[..., Sequence[Tensor]]  # the loss and, unless it has a place, the gradient
+Place = Literal["none", "new", "given"]  # of the gradient
 
 TYPICAL_SECONDS = 3.0  # to compile one variant, on a CPU
 MAX_VARIANTS = 32  # a loop whose shape or temperature keeps changing goes on eagerly
 ALIGNED = 16  # bytes; generated code may assume it on GPUs
 
-_variants: dict[tuple[Any, ...], Variant | None] = {}
+
+class Kind(NamedTuple):
+    """What distinguishes variants beside their tensors.
+
+    Attributes:
+        temperature: T.
+        labelled: Whether the rows have labels.
+        mean: Whether the label's weights are those of a mean, in which ignored rows do not count.
+        place: Whether the gradient is wanted, and whether its place is the last argument.
+    """
+
+    temperature: float
+    labelled: bool
+    mean: bool
+    place: Place
+
+
+_variants: dict[tuple[Any, ...], Variant] = {}
+_hopeless: set[str] = set()  # device types without a working compiler, which is said once
 _lock = threading.Lock()
 _log = logging.getLogger("fskd")
 
@@ -39,17 +61,20 @@ def covers(rows: Rows, smoothing: float) -> bool:
     return all(x is None or (x.is_contiguous() and x.data_ptr() % ALIGNED == 0) for x in tensors)
 
 
-def run(rows: Rows, temperature: float) -> Tensor | None:
-    """As ``kernels.run`` for rows that are covered; None without compiler or with many variants."""
-    key = _key(rows, temperature)
-    if key not in _variants:
-        with _lock:
-            if key not in _variants and len(_variants) < MAX_VARIANTS:
-                _variants[key] = _compile(rows, temperature)
-    variant = _variants.get(key)
-    if variant is None:
-        return None
-    return variant(*_arguments(rows))
+def run(rows: Rows, temperature: float, mean: bool) -> Tensor | None:
+    """As ``kernels.run`` for rows that are covered; None without compiler or with many variants.
+
+    Ignored labels need no care before; one that is no class makes the loss NaN.
+    """
+    student, teacher = rows.student, cast(Tensor, rows.teacher)
+    arguments: tuple[Tensor, ...] = (student, teacher, rows.soft)
+    if rows.targets is not None:
+        arguments += (rows.targets.squeeze(1), rows.label, classes(student))
+    if rows.grad is not None:
+        arguments += (rows.grad,)
+    place: Place = "none" if rows.grad is None else "given"
+    variant = _find(Kind(temperature, rows.targets is not None, mean, place), arguments)
+    return None if variant is None else variant(*arguments)[0]
 
 
 class Usual:
@@ -59,11 +84,13 @@ class Usual:
         label: Weight of each row's cross-entropy, (n, 1).
         soft: T times the weight of each row's T^2 KL, (n, 1).
         temperature: T.
+        mean: Whether these are the weights of a mean.
     """
 
-    def __init__(self, label: Tensor, soft: Tensor, temperature: float) -> None:
-        self.label, self.soft, self.temperature = label, soft, temperature
-        self.variant: Variant | None = None
+    def __init__(self, label: Tensor, soft: Tensor, temperature: float, mean: bool) -> None:
+        self.label, self.soft, self.temperature, self.mean = label, soft, temperature, mean
+        self.classes: Tensor | None = None
+        self.variants: dict[Place, Variant] = {}
 
     def __call__(
         self, student: Tensor, teacher: Tensor, targets: Tensor, out: Tensor | None = None
@@ -71,50 +98,61 @@ class Usual:
         """Both for logits (n, C) and classes (n,); None where there is no variant for them."""
         if not (student.is_contiguous() and teacher.is_contiguous() and targets.is_contiguous()):
             return None
-        column = targets.unsqueeze(1)
-        grad = torch.empty_like(student) if out is None else out
-        if self.variant is None:
-            rows = Rows(student, teacher, column, self.label, self.soft, grad)
-            if run(rows, self.temperature) is None:
+        if self.classes is None:
+            self.classes = classes(student)
+        place: Place = "new" if out is None else "given"
+        arguments: tuple[Tensor, ...]
+        arguments = (student, teacher, self.soft, targets, self.label, self.classes)
+        if out is not None:
+            arguments += (out,)
+        variant = self.variants.get(place)
+        if variant is None:
+            variant = _find(Kind(self.temperature, True, self.mean, place), arguments)
+            if variant is None:
                 return None
-            self.variant = _variants[_key(rows, self.temperature)]
-        picked = student.gather(1, column)
-        variant = cast(Variant, self.variant)
-        return variant(student, teacher, self.soft, column, picked, self.label, grad), grad
+            self.variants[place] = variant
+        if out is None:
+            loss, grad = variant(*arguments)
+            return loss, grad
+        return variant(*arguments)[0], out
 
 
-def _key(rows: Rows, temperature: float) -> tuple[Any, ...]:
-    student, teacher = rows.student, cast(Tensor, rows.teacher)
-    return (
-        temperature,
-        student.shape,
-        student.dtype,
-        teacher.dtype,
-        student.device,
-        rows.targets is None,
-        None if rows.grad is None else rows.grad.dtype,
-        torch.get_num_threads(),
-    )
+@lru_cache(maxsize=32)
+def _classes(n_classes: int, device: torch.device) -> Tensor:
+    return torch.arange(n_classes, dtype=torch.int32, device=device)
 
 
-def _arguments(rows: Rows) -> list[Tensor]:
-    """What a variant is called with."""
-    tensors = [rows.student, rows.teacher, rows.soft]
-    if rows.targets is not None:
-        # Taken outside, where a label out of range is an error and not a crash.
-        tensors += [rows.targets, rows.student.gather(1, rows.targets), rows.label]
-    return [x for x in (*tensors, rows.grad) if x is not None]
+def classes(logits: Tensor) -> Tensor:
+    """0 to C-1, (C,). Compiled code that counts them itself takes longer than all exponentials."""
+    return _classes(logits.shape[1], logits.device)
 
 
-def _compile(rows: Rows, temperature: float) -> Variant | None:
+def _find(kind: Kind, arguments: tuple[Tensor, ...]) -> Variant | None:
+    """The variant for such tensors, compiled if it is new."""
+    student = arguments[0]
+    dtypes = tuple(x.dtype for x in arguments)
+    key = (kind, student.shape, student.device, dtypes, torch.get_num_threads())
+    variant = _variants.get(key)
+    if variant is not None:
+        return variant
+    device = student.device.type
+    with _lock:
+        if key not in _variants and len(_variants) < MAX_VARIANTS and device not in _hopeless:
+            made = _compile(kind, arguments)
+            if made is None:
+                _hopeless.add(device)
+            else:
+                _variants[key] = made
+    return _variants.get(key)
+
+
+def _compile(kind: Kind, arguments: tuple[Tensor, ...]) -> Variant | None:
     """A new variant; None, with a line in the log, if there is no working compiler."""
-    arguments = _arguments(rows)
-    labelled, wanted = rows.targets is not None, rows.grad is not None
 
-    def objective(*tensors: Tensor) -> Tensor:
-        return _objective(tensors, temperature, labelled, wanted)
+    def objective(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return _objective(tensors, kind)
 
-    device = rows.student.device.type
+    device = arguments[0].device.type
     try:
         from torch._inductor import standalone_compile
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -129,16 +167,13 @@ def _compile(rows: Rows, temperature: float) -> Variant | None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         _log.warning("kd_loss is not compiled (%s); the eager path goes on", reason)
         return None
-    if isinstance(first, Tensor):
-        return cast(Variant, made)
-    return lambda *tensors: made(*tensors)[0]
+    return cast(Variant, made) if not isinstance(first, Tensor) else lambda *x: (made(*x),)
 
 
-def _objective(
-    tensors: tuple[Tensor, ...], temperature: float, labelled: bool, wanted: bool
-) -> Tensor:
-    """The rows' loss and, in the last tensor, its gradient; the formulas are in ``kernels``."""
+def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
+    """The rows' loss and the gradient, or its place filled; the formulas are in ``kernels``."""
     student, teacher, soft, *rest = tensors
+    n_classes, temperature = student.shape[1], kind.temperature
     exact = torch.promote_types(student.dtype, torch.float32)
     top = student.amax(1, keepdim=True).to(exact)
     u = student.to(exact) * (1 / temperature) - top * (1 / temperature)
@@ -150,17 +185,26 @@ def _objective(
     kl = inner / z_teacher + z_soft.log() - z_teacher.log()
     loss = soft * kl * temperature
     grad = exp_u * (soft / z_soft) - exp_v * (soft / z_teacher)
-    if labelled:
-        targets, picked, label = rest[:3]
+    if kind.labelled:
+        targets, label, numbers = rest[0].unsqueeze(1), *rest[1:3]
+        known = (targets != IGNORED).to(exact)
+        label = label * known
+        if kind.mean:
+            label = label * (len(student) / known.sum().clamp(min=1.0))
+        # An index out of range would be a crash, so it becomes a loss that is NaN.
+        within = targets.clamp(0, n_classes - 1)
+        lost = torch.where((targets == within) | (known == 0), 0.0, math.nan)
+        picked = student.gather(1, within).to(exact)
         power = _power(exp_u, u, temperature)
         z_label = power.sum(1, keepdim=True)
         # An ignored row may point at a class that is off, and 0 * inf is NaN.
-        loss = loss + torch.where(label > 0, label * (z_label.log() + top - picked.to(exact)), 0.0)
-        classes = torch.arange(student.shape[1], device=student.device)
-        grad = grad + power * (label / z_label) - torch.where(classes == targets, label, 0.0)
-    if wanted:
+        ce = torch.where(label > 0, label * (z_label.log() + top - picked), 0.0)
+        loss = loss + ce + lost
+        hit = numbers == targets.to(numbers.dtype)
+        grad = grad + power * (label / z_label) - torch.where(hit, label, 0.0)
+    if kind.place == "given":
         tensors[-1].copy_(grad)
-    return loss.sum()
+    return (loss.sum(), grad.to(student.dtype)) if kind.place == "new" else (loss.sum(),)
 
 
 def _power(exp_u: Tensor, u: Tensor, temperature: float) -> Tensor:

@@ -124,7 +124,8 @@ def _usual(objective: Objective, shape: torch.Size, dtypes: set[torch.dtype], n_
     if objective.impl == "compiled" and n_rows == n_real:
         label_column = _constant(n_rows, label, *_CPU_FLOAT)
         soft_column = _constant(n_rows, soft * t, *_CPU_FLOAT)
-        return Call(objective, compiled.Usual(label_column, soft_column, t))
+        mean = objective.reduction == "mean"
+        return Call(objective, compiled.Usual(label_column, soft_column, t, mean))
     return Call(objective)
 
 
@@ -142,8 +143,9 @@ def compute(
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient by the fused kernels.
 
-    On a CPU the usual case is tried first: a label to be ignored shows as an index out of range,
-    and a class that is -inf in both logits as NaN, so what is absent costs nothing.
+    On a CPU the usual case is tried first: a label that is no class shows as an index out of range
+    (NaN in compiled code), and a class that is -inf in both logits as NaN, so what is absent costs
+    nothing.
 
     Args:
         inputs: Checked tensors, in the order of ``Inputs``.
@@ -168,6 +170,7 @@ def compute(
         made = _by_segments(inputs, objective, want_grad, out, ignoring=True)
     loss = made[0]
     if math.isnan(loss.item() if loss.dim() == 0 else loss.sum().item()):
+        ignoring = ignoring or check_labels(targets, student.shape[1])
         return _by_segments(inputs, objective, want_grad, out, True, ignoring)
     return made
 
@@ -230,7 +233,7 @@ def _rows(tensor: Tensor | None, where: slice, n_rows: int) -> Tensor | None:
 def _run(rows: Rows, objective: Objective, masked: bool) -> Tensor:
     """The kernel's sum, by the path asked for or the faster one."""
     if objective.impl == "compiled" and compiled.covers(rows, objective.label_smoothing):
-        value = compiled.run(rows, objective.temperature)
+        value = compiled.run(rows, objective.temperature, objective.reduction == "mean")
         if value is not None:
             return value
     return kernels.run(rows, objective.temperature, objective.label_smoothing, masked)

@@ -24,6 +24,7 @@ from torch import Tensor
 CHUNK = {"cpu": 1 << 17}
 CHUNK_ELSEWHERE = 1 << 24
 SPARE = 4
+LINE = 16  # floats of a cache line; calls that write across two take twice the time
 
 _spare: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
 
@@ -69,7 +70,8 @@ def scratch(n_buffers: int, rows: int, like: Tensor) -> Iterator[Sequence[Tensor
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     n_classes = like.shape[1]
-    size = n_buffers * rows * n_classes
+    apart = -(rows * n_classes // -LINE) * LINE
+    size = n_buffers * apart
     spare = _spare.setdefault((like.device, dtype), [])
     try:
         whole: Tensor | None = spare.pop()  # atomic, unlike looking first
@@ -79,7 +81,7 @@ def scratch(n_buffers: int, rows: int, like: Tensor) -> Iterator[Sequence[Tensor
         with torch.inference_mode(False):  # what is made in that mode is of no use outside it
             whole = torch.empty(size, device=like.device, dtype=dtype)
     try:
-        yield whole[:size].view(n_buffers, rows, n_classes).unbind()
+        yield whole.as_strided((n_buffers, rows, n_classes), (apart, n_classes, 1)).unbind()
     finally:
         if len(spare) < SPARE:
             spare.append(whole)
@@ -87,8 +89,12 @@ def scratch(n_buffers: int, rows: int, like: Tensor) -> Iterator[Sequence[Tensor
 
 def chunk_rows(logits: Tensor) -> int:
     """How many rows (n, C) are taken at a time."""
-    elements = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE)
-    return max(min(len(logits), elements // logits.shape[1]), 1)
+    n, n_classes = logits.shape
+    most = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE) // n_classes
+    if most >= n:
+        return n
+    aligned = LINE // math.gcd(n_classes, LINE)  # chunks of so many rows begin with a line
+    return max(most - most % aligned if most > aligned else most, 1)
 
 
 def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = False) -> Tensor:
@@ -109,7 +115,7 @@ def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = F
         kernel = partial(_soft_chunk, temperature=temperature, masked=masked)
     else:
         kernel = partial(_joint_chunk, temperature=temperature, smoothing=smoothing, masked=masked)
-    return by_chunks(rows, 4, kernel)
+    return by_chunks(rows, 3, kernel)
 
 
 def by_chunks(
@@ -141,14 +147,12 @@ def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked
 
 def _soft_chunk(rows: Rows, buffers: Sequence[Tensor], temperature: float, masked: bool) -> Tensor:
     """The teacher's term alone."""
-    u, v, p, spare = buffers
+    u, v, p = buffers
     shift(rows.student, temperature, u)
     z_teacher, inner = _compare(rows, u, v, p, temperature, masked)
     z = u.exp_().sum(1, keepdim=True)
     if rows.grad is not None:
-        g = place(rows, spare)
-        torch.mul(u, rows.soft.div(z), out=g)
-        g.sub_(p)
+        g = torch.addcmul(p, u, rows.soft.div(z), out=place(rows, p))
         _finish(rows, g, 0.0)
     return _total(rows, None, z.div_(z_teacher).log_().mul_(rows.soft), inner, temperature)
 
@@ -157,21 +161,21 @@ def _joint_chunk(
     rows: Rows, buffers: Sequence[Tensor], temperature: float, smoothing: float, masked: bool
 ) -> Tensor:
     """Both terms."""
-    u, v, p, spare = buffers
-    g = place(rows, spare)
+    u, v, p = buffers
     shift(rows.student, temperature, u)
     z_teacher, inner = _compare(rows, u, v, p, temperature, masked)
     mass, picked = _picked(rows, u, smoothing, v, masked)
-    _exponentials(u, temperature, g)
+    hard = v  # exp(u)^T, unless T is 1; v has served
+    _exponentials(u, temperature, hard)
     z = u.sum(1, keepdim=True)
-    z_label = z if temperature == 1.0 else g.sum(1, keepdim=True)
+    z_label = z if temperature == 1.0 else hard.sum(1, keepdim=True)
     if rows.grad is not None:
         label, soft = _share(rows.label, mass, z_label), rows.soft.div(z)
         if z_label is z:
-            torch.mul(u, label.add_(soft), out=g)
+            soft.add_(label)
         else:
-            g.mul_(label).addcmul_(u, soft)
-        g.sub_(p)
+            p.addcmul_(hard, label)
+        g = torch.addcmul(p, u, soft, out=place(rows, p))
         _finish(rows, g, smoothing)
     ce = _ce(z_label, mass, picked, temperature).mul_(rows.label)
     return _total(rows, ce, z.div(z_teacher).log_().mul_(rows.soft), inner, temperature)
@@ -196,7 +200,7 @@ def _constant(value: float, dtype: torch.dtype) -> Tensor:
 def _compare(
     rows: Rows, u: Tensor, v: Tensor, p: Tensor, temperature: float, masked: bool
 ) -> tuple[Tensor | float, Tensor]:
-    """Z_t and b T sum_c p_c (v_c - u_c), by row if wanted so; ``p`` becomes b T p."""
+    """Z_t and b T sum_c p_c (v_c - u_c), by row if wanted so; ``p`` becomes -b T p."""
     z_teacher: Tensor | float = 1.0
     teacher, lse = rows.teacher, rows.teacher_lse
     if lse is None:
@@ -205,10 +209,10 @@ def _compare(
     else:
         torch.add(lse.neg(), teacher, alpha=1.0 / temperature, out=v)  # type: ignore[arg-type]
         torch.exp(v, out=p)
-    p.mul_(rows.soft.div(z_teacher))
-    v.sub_(u)
+    p.mul_(rows.soft.div(z_teacher).neg_())
+    torch.sub(u, v, out=v)
     if masked:
-        v.nan_to_num_(0.0, math.inf, 0.0)
+        v.nan_to_num_(0.0, 0.0, -math.inf)
     if rows.each is None:
         return z_teacher, torch.dot(p.view(-1), v.view(-1))
     return z_teacher, v.mul_(p).sum(1, keepdim=True)

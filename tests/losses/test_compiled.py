@@ -58,7 +58,22 @@ def test_repeats_bit_for_bit(data: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(solved(inputs), solved(inputs), strict=True))
 
 
-@pytest.mark.parametrize("label", [5, -1, -7])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("real", [7, 4])
+def test_ignored_labels_stay_here(
+    data: Any, twin: Any, monkeypatch: pytest.MonkeyPatch, real: int, reduction: str
+) -> None:
+    """Compiled code counts the labels itself, so nothing is computed a second time."""
+    monkeypatch.setattr(execute.kernels, "run", None)
+    monkeypatch.setattr(execute, "check_labels", None)
+    inputs = data(real=real, dtype=torch.float32, reduction=reduction)
+    for some in ([0, 3], slice(None)):
+        inputs.targets[some] = -100
+        for found, expected in zip(solved(inputs), twin(inputs), strict=True):
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [5, -1, -7, 2**32 + 1])
 def test_labels_out_of_range(data: Any, label: int) -> None:
     inputs = data(dtype=torch.float32)
     inputs.targets[2] = label
@@ -82,9 +97,16 @@ def test_unaligned_logits(data: Any) -> None:
 def test_variants_have_an_end(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A temperature that changes at every step must not compile at every step."""
     made: list[float] = []
+    compile_one = compiled._compile
+
+    def counted(kind: compiled.Kind, arguments: tuple[Tensor, ...]) -> compiled.Variant | None:
+        made.append(kind.temperature)
+        return compile_one(kind, arguments)
+
     monkeypatch.setattr(compiled, "_variants", {})
     monkeypatch.setattr(compiled, "MAX_VARIANTS", 2)
-    monkeypatch.setattr(compiled, "_compile", lambda rows, t: made.append(t))
+    monkeypatch.setattr(compiled, "_compile", counted)
+    execute.forget()
     for step in range(5):
         inputs = data(dtype=torch.float32, temperature=2.0 + step)
         torch.testing.assert_close(solved(inputs), solved(inputs, "eager"))
@@ -108,6 +130,7 @@ def test_without_a_compiler(
         raise OSError("no g++\nmore")
 
     monkeypatch.setattr(compiled, "_variants", {})
+    monkeypatch.setattr(compiled, "_hopeless", set())
     execute.forget()
     monkeypatch.setattr("torch._inductor.standalone_compile", broken)
     monkeypatch.setattr(logging.getLogger("fskd"), "propagate", True)

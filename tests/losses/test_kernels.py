@@ -56,12 +56,22 @@ def test_small_and_large_paths_meet(data: Any, monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(small, large, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((40, 100), 40), ((256, 1000), 130), ((128, 21841), 6), ((300, 4096), 32), ((9, 200_000), 1)],
+)
+def test_rows_of_a_chunk(shape: tuple[int, int], expected: int) -> None:
+    """As many as fit, and whole cache lines where that is possible."""
+    assert kernels.chunk_rows(torch.empty(shape)) == expected
+
+
 def test_lent_buffers_differ() -> None:
     like = torch.zeros(4, 6)
     with kernels.scratch(2, 3, like) as outer, kernels.scratch(2, 3, like) as inner:
         places = {buffer.data_ptr() for buffer in (*outer, *inner)}
         assert len(places) == 4
         assert all(buffer.shape == (3, 6) for buffer in (*outer, *inner))
+        assert all(place % 64 == 0 for place in places), "torch's calls are slower across lines"
     with pytest.raises(KeyError), kernels.scratch(1, 1, like):
         raise KeyError
     with kernels.scratch(1, 1, like.bfloat16()) as (buffer,):
