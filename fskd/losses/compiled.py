@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from fskd.losses.kernels import Rows, n_squarings
+from fskd.losses.chunks import Rows
+from fskd.losses.kernels import n_squarings
 from fskd.losses.targets import IGNORED
 
 Variant = Callable[..., Sequence[Tensor]]  # the loss and, unless it has a place, the gradient

@@ -21,7 +21,7 @@ from fskd.losses.checks import (
     check_targets,
     look,
 )
-from fskd.losses.kernels import Rows
+from fskd.losses.chunks import Rows
 from fskd.losses.small import MOST_CLASSES, MOST_LOGITS, Small
 from fskd.losses.targets import IGNORED
 
@@ -144,8 +144,7 @@ def compute(
     """Loss and gradient by the fused kernels.
 
     On a CPU the usual case is tried first: a label that is no class shows as an index out of range
-    (NaN in compiled code), and a class that is -inf in both logits as NaN, so what is absent costs
-    nothing.
+    or NaN, and a class that is -inf in both logits as NaN, so what is absent costs nothing.
 
     Args:
         inputs: Checked tensors, in the order of ``Inputs``.

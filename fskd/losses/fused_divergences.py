@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fskd.losses.autograd import refuse_second_derivative
+from fskd.losses.chunks import Rows, by_chunks, place, put
 from fskd.losses.fused import scale
-from fskd.losses.kernels import Rows, by_chunks, place, put, shift
+from fskd.losses.kernels import shift
 from fskd.losses.targets import IGNORED
 
 Impl = Literal["auto", "reference", "eager"]
@@ -114,7 +115,7 @@ def run(rows: Rows, kind: Divergence, masked: bool) -> Tensor:
     """
     kernels = {"dkd_loss": _dkd, "reverse_kl": _reverse_kl, "jensen_shannon": _jensen_shannon}
     kernel = partial(kernels[kind.name], temperature=kind.temperature, masked=masked)
-    return by_chunks(rows, N_BUFFERS, kernel)
+    return torch.stack(by_chunks(rows, N_BUFFERS, kernel)).sum()
 
 
 def _rows(

@@ -6,95 +6,39 @@ For one row with u = (s - max s)/T and v = (t - max t)/T
     CE = log Z_1 - T u_y,                              Z_1 = sum_c exp(u_c)^T
     d(a CE + b T^2 KL)/ds = a exp(u)^T/Z_1 + b T q - b T p - a e_y
 
-Rows are taken in chunks that stay in the second-level cache; every exponential is taken once, into
-scratch that is kept between calls; the gradient is built in its final place. exp(u)^T is a product
-for T = 2, 4, 8 and a third exponential otherwise. Nothing here knows autograd.
+Every exponential is taken once, into kept scratch. exp(u)^T is a product for T = 2, 4, 8 and a
+third exponential otherwise. Nothing here knows autograd.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Elements of a chunk. On a CPU its buffers fill a cache of 2 MB; on a GPU launches cost more.
-CHUNK = {"cpu": 1 << 17}
-CHUNK_ELSEWHERE = 1 << 24
-SPARE = 4
-LINE = 16  # floats of a cache line; calls that write across two take twice the time
-
-_spare: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+from fskd.losses.chunks import Rows, by_chunks, place, put
 
 
-class Rows(NamedTuple):
-    """Rows with what they are compared with; the reduction is in the weights.
+class Sums(NamedTuple):
+    """Sums over the classes of some rows, of which their losses are made; None where not needed.
 
     Attributes:
-        student: Logits (n, C).
-        teacher: Logits (n, C); None without a teacher term.
-        targets: Classes (n, 1), int64, or class probabilities (n, C); None without a label term.
-        label: Weight of each row's cross-entropy, (n, 1).
-        soft: T times the weight b of each row's T^2 KL, (n, 1).
-        grad: Where the gradient goes, (n, C) in the student's precision; None if not wanted.
-        each: Where each row's loss goes, (n,); None if only their sum is wanted.
-        teacher_lse: logsumexp(teacher / T) of each row, (n, 1), if it is known.
+        inner: b T sum_c p_c (v_c - u_c), (n, 1), or summed over the rows.
+        z_teacher: Z_t, (n, 1); None also where ``inner`` has its logarithm.
+        z: Z_s, (n, 1).
+        z_label: Z_1, (n, 1).
+        mass: Total probability of the target, (n, 1); None for 1.
+        picked: The target's mean of u, (n, 1).
     """
 
-    student: Tensor
-    teacher: Tensor | None
-    targets: Tensor | None
-    label: Tensor
-    soft: Tensor
-    grad: Tensor | None = None
-    each: Tensor | None = None
-    teacher_lse: Tensor | None = None
-
-    def part(self, start: int, stop: int) -> "Rows":
-        """The rows from ``start`` to ``stop``."""
-        return Rows(*(None if x is None else x[start:stop] for x in self))  # type: ignore[arg-type]
-
-
-@contextmanager
-def scratch(n_buffers: int, rows: int, like: Tensor) -> Iterator[Sequence[Tensor]]:
-    """Lends buffers (rows, C) for the length of the block.
-
-    Threads and nested calls get their own, because what is lent is not in the store.
-
-    Args:
-        n_buffers: How many.
-        rows: Rows of each.
-        like: Logits (n, C) whose device and (at least single) precision the buffers have.
-    """
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    n_classes = like.shape[1]
-    apart = -(rows * n_classes // -LINE) * LINE
-    size = n_buffers * apart
-    spare = _spare.setdefault((like.device, dtype), [])
-    try:
-        whole: Tensor | None = spare.pop()  # atomic, unlike looking first
-    except IndexError:
-        whole = None
-    if whole is None or whole.numel() < size:
-        with torch.inference_mode(False):  # what is made in that mode is of no use outside it
-            whole = torch.empty(size, device=like.device, dtype=dtype)
-    try:
-        yield whole.as_strided((n_buffers, rows, n_classes), (apart, n_classes, 1)).unbind()
-    finally:
-        if len(spare) < SPARE:
-            spare.append(whole)
-
-
-def chunk_rows(logits: Tensor) -> int:
-    """How many rows (n, C) are taken at a time."""
-    n, n_classes = logits.shape
-    most = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE) // n_classes
-    if most >= n:
-        return n
-    aligned = LINE // math.gcd(n_classes, LINE)  # chunks of so many rows begin with a line
-    return max(most - most % aligned if most > aligned else most, 1)
+    inner: Tensor | None = None
+    z_teacher: Tensor | None = None
+    z: Tensor | None = None
+    z_label: Tensor | None = None
+    mass: Tensor | None = None
+    picked: Tensor | None = None
 
 
 def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = False) -> Tensor:
@@ -110,29 +54,15 @@ def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = F
         Scalar in at least float32.
     """
     if rows.teacher is None:
-        kernel = partial(_label_chunk, smoothing=smoothing, masked=masked)
+        kernel, temperature = partial(_label_chunk, smoothing=smoothing, masked=masked), 1.0
     elif rows.targets is None:
         kernel = partial(_soft_chunk, temperature=temperature, masked=masked)
     else:
         kernel = partial(_joint_chunk, temperature=temperature, smoothing=smoothing, masked=masked)
-    return by_chunks(rows, 3, kernel)
+    return _total(rows, _together(by_chunks(rows, 3, kernel)), temperature)
 
 
-def by_chunks(
-    rows: Rows, n_buffers: int, kernel: Callable[[Rows, Sequence[Tensor]], Tensor]
-) -> Tensor:
-    """The sum of what a kernel gives for some rows at a time, with buffers of their size."""
-    n, step = len(rows.student), chunk_rows(rows.student)
-    values = []
-    with scratch(n_buffers, step, rows.student) as buffers:
-        for start in range(0, n, step):
-            part = rows if step == n else rows.part(start, start + step)
-            fitting = buffers if start + step <= n else [b[: n - start] for b in buffers]
-            values.append(kernel(part, fitting))
-    return values[0] if len(values) == 1 else torch.stack(values).sum()
-
-
-def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked: bool) -> Tensor:
+def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked: bool) -> Sums:
     """Cross-entropy alone."""
     u, spare = buffers[:2]
     shift(rows.student, 1.0, u)
@@ -142,28 +72,28 @@ def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked
         g = place(rows, spare)
         torch.mul(u, _share(rows.label, mass, z), out=g)
         _finish(rows, g, smoothing)
-    return _total(rows, _ce(z, mass, picked, 1.0).mul_(rows.label), None, None, 1.0)
+    return Sums(z_label=z, mass=mass, picked=picked)
 
 
-def _soft_chunk(rows: Rows, buffers: Sequence[Tensor], temperature: float, masked: bool) -> Tensor:
+def _soft_chunk(rows: Rows, buffers: Sequence[Tensor], temperature: float, masked: bool) -> Sums:
     """The teacher's term alone."""
     u, v, p = buffers
     shift(rows.student, temperature, u)
-    z_teacher, inner = _compare(rows, u, v, p, temperature, masked)
+    inner, z_teacher = _compare(rows, u, v, p, temperature, masked)
     z = u.exp_().sum(1, keepdim=True)
     if rows.grad is not None:
         g = torch.addcmul(p, u, rows.soft.div(z), out=place(rows, p))
         _finish(rows, g, 0.0)
-    return _total(rows, None, z.div_(z_teacher).log_().mul_(rows.soft), inner, temperature)
+    return Sums(inner, z_teacher, z)
 
 
 def _joint_chunk(
     rows: Rows, buffers: Sequence[Tensor], temperature: float, smoothing: float, masked: bool
-) -> Tensor:
+) -> Sums:
     """Both terms."""
     u, v, p = buffers
     shift(rows.student, temperature, u)
-    z_teacher, inner = _compare(rows, u, v, p, temperature, masked)
+    inner, z_teacher = _compare(rows, u, v, p, temperature, masked)
     mass, picked = _picked(rows, u, smoothing, v, masked)
     hard = v  # exp(u)^T, unless T is 1; v has served
     _exponentials(u, temperature, hard)
@@ -177,8 +107,7 @@ def _joint_chunk(
             p.addcmul_(hard, label)
         g = torch.addcmul(p, u, soft, out=place(rows, p))
         _finish(rows, g, smoothing)
-    ce = _ce(z_label, mass, picked, temperature).mul_(rows.label)
-    return _total(rows, ce, z.div(z_teacher).log_().mul_(rows.soft), inner, temperature)
+    return Sums(inner, z_teacher, z, z_label, mass, picked)
 
 
 def shift(logits: Tensor, temperature: float, out: Tensor) -> None:
@@ -199,23 +128,23 @@ def _constant(value: float, dtype: torch.dtype) -> Tensor:
 
 def _compare(
     rows: Rows, u: Tensor, v: Tensor, p: Tensor, temperature: float, masked: bool
-) -> tuple[Tensor | float, Tensor]:
-    """Z_t and b T sum_c p_c (v_c - u_c), by row if wanted so; ``p`` becomes -b T p."""
-    z_teacher: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """``inner`` and ``z_teacher`` of the sums; ``p`` becomes -b T p."""
     teacher, lse = rows.teacher, rows.teacher_lse
     if lse is None:
         shift(teacher, temperature, v)  # type: ignore[arg-type]
         z_teacher = torch.exp(v, out=p).sum(1, keepdim=True)
+        p.mul_(rows.soft.div(z_teacher).neg_())
     else:
+        z_teacher = None
         torch.add(lse.neg(), teacher, alpha=1.0 / temperature, out=v)  # type: ignore[arg-type]
-        torch.exp(v, out=p)
-    p.mul_(rows.soft.div(z_teacher).neg_())
+        torch.exp(v, out=p).mul_(rows.soft.neg())
     torch.sub(u, v, out=v)
     if masked:
         v.nan_to_num_(0.0, 0.0, -math.inf)
     if rows.each is None:
-        return z_teacher, torch.dot(p.view(-1), v.view(-1))
-    return z_teacher, v.mul_(p).sum(1, keepdim=True)
+        return torch.dot(p.view(-1), v.view(-1)), z_teacher
+    return v.mul_(p).sum(1, keepdim=True), z_teacher
 
 
 def _picked(
@@ -239,14 +168,6 @@ def _picked(
 def target_values(smoothing: float, n_classes: int) -> tuple[float, float]:
     """Target probability of the label and of every other class."""
     return 1.0 - smoothing, smoothing / (n_classes - 1) if smoothing else 0.0
-
-
-def _ce(z: Tensor, mass: Tensor | None, picked: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of each row, (n, 1)."""
-    log_z = z.log()
-    if mass is not None:
-        log_z.mul_(mass)
-    return log_z.add_(picked, alpha=-temperature)
 
 
 def _share(label: Tensor, mass: Tensor | None, z: Tensor) -> Tensor:
@@ -273,18 +194,6 @@ def _exponentials(u: Tensor, temperature: float, out: Tensor) -> None:
         u.exp_()
 
 
-def place(rows: Rows, spare: Tensor) -> Tensor:
-    """Where the gradient is built: in its own place unless that has less precision."""
-    fits = rows.grad is not None and rows.grad.dtype == spare.dtype
-    return rows.grad if fits else spare  # type: ignore[return-value]
-
-
-def put(rows: Rows, g: Tensor) -> None:
-    """The gradient, to its place if it was built elsewhere."""
-    if rows.grad is not None and g is not rows.grad:
-        rows.grad.copy_(g)
-
-
 def _finish(rows: Rows, g: Tensor, smoothing: float) -> None:
     """Takes the targets off the gradient and puts it in its place."""
     targets = rows.targets
@@ -300,19 +209,37 @@ def _finish(rows: Rows, g: Tensor, smoothing: float) -> None:
     put(rows, g)
 
 
-def _total(
-    rows: Rows, ce: Tensor | None, log_z: Tensor | None, inner: Tensor | None, temperature: float
-) -> Tensor:
-    """Sum of the rows' losses, which are stored if wanted; ``log_z + inner`` is KL times b T."""
-    if log_z is None or inner is None:
-        assert ce is not None  # noqa: S101
-        loss = ce
-    elif rows.each is None:
-        value = log_z.sum().add_(inner)
-        return value.mul_(temperature) if ce is None else ce.sum().add_(value, alpha=temperature)
+def _together(parts: Sequence[Sums]) -> Sums:
+    """The sums of all rows."""
+    if len(parts) == 1:
+        return parts[0]
+    columns: list[Tensor | None] = []
+    for column in zip(*parts, strict=True):
+        if column[0] is None:
+            columns.append(None)
+        else:
+            columns.append(torch.cat(column) if column[0].dim() else torch.stack(column).sum())
+    return Sums(*columns)
+
+
+def _total(rows: Rows, sums: Sums, temperature: float) -> Tensor:
+    """Sum of the rows' losses, which are stored if wanted."""
+    inner, z_teacher, z, z_label, mass, picked = sums
+    ce = kl = None
+    if z_label is not None and picked is not None:
+        ce = z_label.log()
+        if mass is not None:
+            ce.mul_(mass)
+        ce.add_(picked, alpha=-temperature).mul_(rows.label)
+    if z is not None and inner is not None:  # KL times b T
+        kl = (z if z_teacher is None else z.div(z_teacher)).log().mul_(rows.soft)
+        kl = kl.sum().add_(inner) if rows.each is None else kl.add_(inner)
+    if rows.each is None and ce is not None:
+        ce = ce.sum()
+    if ce is None or kl is None:
+        loss = kl.mul_(temperature) if ce is None else ce  # type: ignore[union-attr]
     else:
-        loss = log_z.add_(inner).mul_(temperature)
-        loss = loss if ce is None else loss.add_(ce)
+        loss = ce.add_(kl, alpha=temperature)
     if rows.each is not None:
         rows.each.copy_(loss.squeeze(1))
-    return loss.sum()
+    return loss.sum() if loss.dim() else loss

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fskd.losses import (
+    chunks,
     dkd_loss,
     fused_divergences,
     jensen_shannon,
-    kernels,
     kl_divergence,
     reverse_kl,
 )
@@ -142,7 +142,7 @@ def test_chunks_do_not_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher, targets = draw(23, 11)
     loss = bound(name, targets, impl="eager")
     value, grad = derivative(loss, student, teacher)
-    monkeypatch.setitem(kernels.CHUNK, "cpu", 5 * 11)  # four chunks of 5 rows and one of 3
+    monkeypatch.setitem(chunks.CHUNK, "cpu", 5 * 11)  # four chunks of 5 rows and one of 3
     chunked = derivative(loss, student, teacher)
     torch.testing.assert_close(chunked, (value, grad), rtol=1e-6, atol=1e-7)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fskd.losses import execute, kd_loss, kd_loss_and_grad, kernels
+from fskd.losses import chunks, execute, kd_loss, kd_loss_and_grad, kernels
 from fskd.losses.small import Small
 
 untyped = inspect.unwrap(kd_loss)
@@ -24,7 +24,7 @@ def test_partial_chunks(
     data = case(dtype)
     if dtype == torch.bfloat16 and chunk != 11:
         pytest.skip("one chunk length is enough for a second precision")
-    monkeypatch.setitem(kernels.CHUNK, "cpu", chunk)
+    monkeypatch.setitem(chunks.CHUNK, "cpu", chunk)
     student = data.student.detach().requires_grad_()
     loss = kd_loss(student, data.teacher, data.targets, impl="eager", **data.options)
     loss.sum().backward()
@@ -41,7 +41,7 @@ def test_chunks_cover_every_length(data: Any, monkeypatch: pytest.MonkeyPatch) -
     inputs = data(9, 4, 9)
     whole = kd_loss(*inputs[:3], impl="eager", reduction="none")
     for rows in range(1, 10):
-        monkeypatch.setitem(kernels.CHUNK, "cpu", 4 * rows)
+        monkeypatch.setitem(chunks.CHUNK, "cpu", 4 * rows)
         part = kd_loss(*inputs[:3], impl="eager", reduction="none")
         torch.testing.assert_close(part, whole)
 
@@ -62,19 +62,19 @@ def test_small_and_large_paths_meet(data: Any, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_rows_of_a_chunk(shape: tuple[int, int], expected: int) -> None:
     """As many as fit, and whole cache lines where that is possible."""
-    assert kernels.chunk_rows(torch.empty(shape)) == expected
+    assert chunks.chunk_rows(torch.empty(shape)) == expected
 
 
 def test_lent_buffers_differ() -> None:
     like = torch.zeros(4, 6)
-    with kernels.scratch(2, 3, like) as outer, kernels.scratch(2, 3, like) as inner:
+    with chunks.scratch(2, 3, like) as outer, chunks.scratch(2, 3, like) as inner:
         places = {buffer.data_ptr() for buffer in (*outer, *inner)}
         assert len(places) == 4
         assert all(buffer.shape == (3, 6) for buffer in (*outer, *inner))
         assert all(place % 64 == 0 for place in places), "torch's calls are slower across lines"
-    with pytest.raises(KeyError), kernels.scratch(1, 1, like):
+    with pytest.raises(KeyError), chunks.scratch(1, 1, like):
         raise KeyError
-    with kernels.scratch(1, 1, like.bfloat16()) as (buffer,):
+    with chunks.scratch(1, 1, like.bfloat16()) as (buffer,):
         assert buffer.dtype == torch.float32
 
 
