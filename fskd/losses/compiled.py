@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fskd.losses.chunks import Rows
@@ -31,13 +32,13 @@ class Kind(NamedTuple):
 
     Attributes:
         temperature: T.
-        labelled: Whether the rows have labels.
+        n_real: How many rows have a label; the rows after them have none.
         mean: Whether the label's weights are those of a mean, in which ignored rows do not count.
         place: Whether the gradient is wanted, and whether its place is the last argument.
     """
 
     temperature: float
-    labelled: bool
+    n_real: int
     mean: bool
     place: Place
 
@@ -74,15 +75,16 @@ def run(rows: Rows, temperature: float, mean: bool) -> Tensor | None:
     if rows.grad is not None:
         arguments += (rows.grad,)
     place: Place = "none" if rows.grad is None else "given"
-    variant = _find(Kind(temperature, rows.targets is not None, mean, place), arguments)
+    n_real = 0 if rows.targets is None else len(student)
+    variant = _find(Kind(temperature, n_real, mean, place), arguments)
     return None if variant is None else variant(*arguments)[0]
 
 
 class Usual:
-    """Loss and gradient of real rows with labels, called with as little around it as possible.
+    """Loss and gradient of a whole call, with as little around it as possible.
 
     Args:
-        label: Weight of each row's cross-entropy, (n, 1).
+        label: Weight of each row's cross-entropy, (n, 1); that of generated rows is not read.
         soft: T times the weight of each row's T^2 KL, (n, 1).
         temperature: T.
         mean: Whether these are the weights of a mean.
@@ -96,7 +98,7 @@ class Usual:
     def __call__(
         self, student: Tensor, teacher: Tensor, targets: Tensor, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Both for logits (n, C) and classes (n,); None where there is no variant for them."""
+        """Both for logits (n, C) and classes (B,); None where there is no variant for them."""
         if not (student.is_contiguous() and teacher.is_contiguous() and targets.is_contiguous()):
             return None
         if self.classes is None:
@@ -108,7 +110,8 @@ class Usual:
             arguments += (out,)
         variant = self.variants.get(place)
         if variant is None:
-            variant = _find(Kind(self.temperature, True, self.mean, place), arguments)
+            kind = Kind(self.temperature, len(targets), self.mean, place)
+            variant = _find(kind, arguments)
             if variant is None:
                 return None
             self.variants[place] = variant
@@ -174,7 +177,7 @@ def _compile(kind: Kind, arguments: tuple[Tensor, ...]) -> Variant | None:
 def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
     """The rows' loss and the gradient, or its place filled; the formulas are in ``kernels``."""
     student, teacher, soft, *rest = tensors
-    n_classes, temperature = student.shape[1], kind.temperature
+    (n_rows, n_classes), temperature = student.shape, kind.temperature
     exact = torch.promote_types(student.dtype, torch.float32)
     top = student.amax(1, keepdim=True).to(exact)
     u = student.to(exact) * (1 / temperature) - top * (1 / temperature)
@@ -186,12 +189,13 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
     kl = inner / z_teacher + z_soft.log() - z_teacher.log()
     loss = soft * kl * temperature
     grad = exp_u * (soft / z_soft) - exp_v * (soft / z_teacher)
-    if kind.labelled:
-        targets, label, numbers = rest[0].unsqueeze(1), *rest[1:3]
+    if kind.n_real:
+        targets, label, numbers = rest[:3]
+        targets = F.pad(targets, (0, n_rows - kind.n_real), value=IGNORED).unsqueeze(1)
         known = (targets != IGNORED).to(exact)
         label = label * known
         if kind.mean:
-            label = label * (len(student) / known.sum().clamp(min=1.0))
+            label = label * (kind.n_real / known.sum().clamp(min=1.0))
         # An index out of range would be a crash, so it becomes a loss that is NaN.
         within = targets.clamp(0, n_classes - 1)
         lost = torch.where((targets == within) | (known == 0), 0.0, math.nan)

@@ -121,9 +121,10 @@ def _usual(objective: Objective, shape: torch.Size, dtypes: set[torch.dtype], n_
     if objective.impl == "eager" and small:
         made = Small(n_rows, n_real, shape[1], t, label, soft, generated)
         return Call(objective, made, small=True)
-    if objective.impl == "compiled" and n_rows == n_real:
+    if objective.impl == "compiled":
         label_column = _constant(n_rows, label, *_CPU_FLOAT)
-        soft_column = _constant(n_rows, soft * t, *_CPU_FLOAT)
+        weights = (n_real, soft * t), (n_rows - n_real, generated * t)
+        soft_column = torch.cat([_constant(n, weight, *_CPU_FLOAT) for n, weight in weights])
         mean = objective.reduction == "mean"
         return Call(objective, compiled.Usual(label_column, soft_column, t, mean))
     return Call(objective)
