@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -50,6 +51,12 @@ class Rows(NamedTuple):
         n_parts = -(len(self.student) // -step)
         columns = [[None] * n_parts if x is None else x.split(step) for x in self]
         return [Rows(*part) for part in zip(*columns, strict=True)]
+
+
+@lru_cache(maxsize=256)
+def constant_column(n: int, value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, 1) of one value; kept, and never written to."""
+    return torch.full((n, 1), value, dtype=dtype, device=device)
 
 
 @contextmanager

@@ -34,12 +34,14 @@ class Kind(NamedTuple):
         temperature: T.
         n_real: How many rows have a label; the rows after them have none.
         mean: Whether the label's weights are those of a mean, in which ignored rows do not count.
+        apart: Whether the two terms are wanted, or their sum.
         place: Whether the gradient is wanted, and whether its place is the last argument.
     """
 
     temperature: float
     n_real: int
     mean: bool
+    apart: bool
     place: Place
 
 
@@ -68,16 +70,30 @@ def run(rows: Rows, temperature: float, mean: bool) -> Tensor | None:
 
     Ignored labels need no care before; one that is no class makes the loss NaN.
     """
+    made = _made(rows, temperature, mean, apart=False)
+    return None if made is None else made[0]
+
+
+def terms(rows: Rows, temperature: float) -> tuple[Tensor | None, Tensor] | None:
+    """As ``kernels.terms``; None as in ``run``."""
+    made = _made(rows, temperature, mean=False, apart=True)
+    if made is None:
+        return None
+    return None if rows.targets is None else made[0], made[-1]
+
+
+def _made(rows: Rows, temperature: float, mean: bool, apart: bool) -> Sequence[Tensor] | None:
+    """What a variant gives for these rows."""
     student, teacher = rows.student, cast(Tensor, rows.teacher)
     arguments: tuple[Tensor, ...] = (student, teacher, rows.soft)
     if rows.targets is not None:
         arguments += (rows.targets.squeeze(1), rows.label, classes(student))
     if rows.grad is not None:
         arguments += (rows.grad,)
-    place: Place = "none" if rows.grad is None else "given"
     n_real = 0 if rows.targets is None else len(student)
-    variant = _find(Kind(temperature, n_real, mean, place), arguments)
-    return None if variant is None else variant(*arguments)[0]
+    kind = Kind(temperature, n_real, mean, apart, "none" if rows.grad is None else "given")
+    variant = _find(kind, arguments)
+    return None if variant is None else variant(*arguments)
 
 
 class Usual:
@@ -110,7 +126,7 @@ class Usual:
             arguments += (out,)
         variant = self.variants.get(place)
         if variant is None:
-            kind = Kind(self.temperature, len(targets), self.mean, place)
+            kind = Kind(self.temperature, len(targets), self.mean, False, place)
             variant = _find(kind, arguments)
             if variant is None:
                 return None
@@ -175,7 +191,7 @@ def _compile(kind: Kind, arguments: tuple[Tensor, ...]) -> Variant | None:
 
 
 def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
-    """The rows' loss and the gradient, or its place filled; the formulas are in ``kernels``."""
+    """What is wanted of the rows; the formulas are in ``kernels``."""
     student, teacher, soft, *rest = tensors
     (n_rows, n_classes), temperature = student.shape, kind.temperature
     exact = torch.promote_types(student.dtype, torch.float32)
@@ -187,7 +203,7 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
     z_soft, z_teacher = exp_u.sum(1, keepdim=True), exp_v.sum(1, keepdim=True)
     inner = torch.where(exp_v > 0, exp_v * (v - u), 0.0).sum(1, keepdim=True)
     kl = inner / z_teacher + z_soft.log() - z_teacher.log()
-    loss = soft * kl * temperature
+    loss = kl = soft * kl * temperature
     grad = exp_u * (soft / z_soft) - exp_v * (soft / z_teacher)
     if kind.n_real:
         targets, label, numbers = rest[:3]
@@ -203,12 +219,14 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
         power = _power(exp_u, u, temperature)
         z_label = power.sum(1, keepdim=True)
         # An ignored row may point at a class that is off, and 0 * inf is NaN.
-        ce = torch.where(label > 0, label * (z_label.log() + top - picked), 0.0)
-        loss = loss + ce + lost
+        ce = torch.where(label > 0, label * (z_label.log() + top - picked), 0.0) + lost
+        loss = kl + ce
         hit = numbers == targets.to(numbers.dtype)
         grad = grad + power * (label / z_label) - torch.where(hit, label, 0.0)
     if kind.place == "given":
         tensors[-1].copy_(grad)
+    if kind.apart and kind.n_real:
+        return ce.sum(), kl.sum()
     return (loss.sum(), grad.to(student.dtype)) if kind.place == "new" else (loss.sum(),)
 
 

@@ -95,6 +95,7 @@ def table() -> list[Entry]:
     return entries + [entry for entry in measured if (entry.device, entry.dtype) not in tuned]
 
 
+@lru_cache(maxsize=256)
 def best_path(device: str, dtype: str, rows: int, classes: int) -> Route:
     """The fastest path by the nearest measured shape; ``eager`` where nothing near was measured.
 
@@ -114,3 +115,4 @@ def best_path(device: str, dtype: str, rows: int, classes: int) -> Route:
 def forget() -> None:
     """Reads the tables anew at the next call."""
     table.cache_clear()
+    best_path.cache_clear()

@@ -21,7 +21,7 @@ from fskd.losses.checks import (
     check_targets,
     look,
 )
-from fskd.losses.chunks import Rows
+from fskd.losses.chunks import Rows, constant_column
 from fskd.losses.small import MOST_CLASSES, MOST_LOGITS, Small
 from fskd.losses.targets import IGNORED
 
@@ -122,9 +122,9 @@ def _usual(objective: Objective, shape: torch.Size, dtypes: set[torch.dtype], n_
         made = Small(n_rows, n_real, shape[1], t, label, soft, generated)
         return Call(objective, made, small=True)
     if objective.impl == "compiled":
-        label_column = _constant(n_rows, label, *_CPU_FLOAT)
+        label_column = constant_column(n_rows, label, *_CPU_FLOAT)
         weights = (n_real, soft * t), (n_rows - n_real, generated * t)
-        soft_column = torch.cat([_constant(n, weight, *_CPU_FLOAT) for n, weight in weights])
+        soft_column = torch.cat([constant_column(n, weight, *_CPU_FLOAT) for n, weight in weights])
         mean = objective.reduction == "mean"
         return Call(objective, compiled.Usual(label_column, soft_column, t, mean))
     return Call(objective)
@@ -292,11 +292,5 @@ def _column(
 ) -> Tensor:
     """A weight times the factors of n rows, (n, 1)."""
     if weights is None:
-        return _constant(n, value, dtype, device)
+        return constant_column(n, value, dtype, device)
     return weights[:n].detach().to(dtype).mul(value).unsqueeze(1)
-
-
-@lru_cache(maxsize=256)
-def _constant(n: int, value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, 1) of one value; kept, and never written to."""
-    return torch.full((n, 1), value, dtype=dtype, device=device)

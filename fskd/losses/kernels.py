@@ -42,16 +42,30 @@ class Sums(NamedTuple):
 
 
 def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = False) -> Tensor:
-    """The sum of the weighted losses of all rows; fills ``grad`` and ``each``.
+    """The sum of the weighted losses of all rows, scalar; fills ``grad`` and ``each``.
 
     Args:
         rows: The rows.
         temperature: T > 0.
         smoothing: Share of the label that goes to the K-1 wrong classes.
         masked: Whether a class may be -inf in both logits; its p (v - u) is 0 then, not NaN.
+    """
+    ce, kl = terms(rows, temperature, smoothing, masked)
+    loss = kl if ce is None else ce if kl is None else ce.add_(kl)
+    assert loss is not None  # noqa: S101
+    if rows.each is None:
+        return loss
+    rows.each.copy_(loss.squeeze(1))
+    return loss.sum()
+
+
+def terms(
+    rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = False
+) -> tuple[Tensor | None, Tensor | None]:
+    """As ``run`` with the cross-entropy and T^2 KL apart, by row if ``each`` has a place.
 
     Returns:
-        Scalar in at least float32.
+        Scalars or (n, 1), in at least float32; None for the term that the rows lack.
     """
     if rows.teacher is None:
         kernel, temperature = partial(_label_chunk, smoothing=smoothing, masked=masked), 1.0
@@ -59,7 +73,7 @@ def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = F
         kernel = partial(_soft_chunk, temperature=temperature, masked=masked)
     else:
         kernel = partial(_joint_chunk, temperature=temperature, smoothing=smoothing, masked=masked)
-    return _total(rows, _together(by_chunks(rows, 3, kernel)), temperature)
+    return _terms(rows, _together(by_chunks(rows, 3, kernel)), temperature)
 
 
 def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked: bool) -> Sums:
@@ -222,8 +236,8 @@ def _together(parts: Sequence[Sums]) -> Sums:
     return Sums(*columns)
 
 
-def _total(rows: Rows, sums: Sums, temperature: float) -> Tensor:
-    """Sum of the rows' losses, which are stored if wanted."""
+def _terms(rows: Rows, sums: Sums, temperature: float) -> tuple[Tensor | None, Tensor | None]:
+    """Both terms of all rows with their weights."""
     inner, z_teacher, z, z_label, mass, picked = sums
     ce = kl = None
     if z_label is not None and picked is not None:
@@ -231,15 +245,9 @@ def _total(rows: Rows, sums: Sums, temperature: float) -> Tensor:
         if mass is not None:
             ce.mul_(mass)
         ce.add_(picked, alpha=-temperature).mul_(rows.label)
-    if z is not None and inner is not None:  # KL times b T
+        ce = ce.sum() if rows.each is None else ce
+    if z is not None and inner is not None:
         kl = (z if z_teacher is None else z.div(z_teacher)).log().mul_(rows.soft)
-        kl = kl.sum().add_(inner) if rows.each is None else kl.add_(inner)
-    if rows.each is None and ce is not None:
-        ce = ce.sum()
-    if ce is None or kl is None:
-        loss = kl.mul_(temperature) if ce is None else ce  # type: ignore[union-attr]
-    else:
-        loss = ce.add_(kl, alpha=temperature)
-    if rows.each is not None:
-        rows.each.copy_(loss.squeeze(1))
-    return loss.sum() if loss.dim() else loss
+        kl = kl.sum() if rows.each is None else kl
+        kl.add_(inner).mul_(temperature)
+    return ce, kl

@@ -1,21 +1,28 @@
 """The terms of KD and KD+ one by one, for loops that weight them.
 
 ``fused.kd_loss`` knows the weights beforehand and writes the gradient at once. Here the weights
-arrive as upstream gradients: the forward pass keeps the three softmaxes, and the backward pass is
-one weighted sum of them.
+arrive as upstream gradients. Of few logits the forward pass keeps the three softmaxes, and the
+backward pass is one weighted sum of them; many are taken by chunks.
 """
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fskd.losses import compiled, dispatch, kernels
 from fskd.losses.autograd import is_traced, refuse_second_derivative
+from fskd.losses.chunks import Rows, constant_column
 from fskd.losses.targets import at_least_float32, cross_entropy, kl_divergence
 
+Weights = tuple[float, float, float]
+
+# Most logits of which softmaxes are kept on a CPU: with weights that are known, and without.
+MOST_KEPT = 40_000, 200_000
+SAME = 1e-6  # weights that differ less are one
 NEVER = -(1 << 31)  # no label: one that is no class, -100 included, is an error
 
 
@@ -38,6 +45,7 @@ def kd_terms(
     teacher_logits: Float[Tensor, "rows classes"],
     targets: Int[Tensor, " real"],
     temperature: float = 4.0,
+    weights: Weights | None = None,
 ) -> Terms:
     """Cross-entropy and softened KL of real rows, and softened KL of the rows after them.
 
@@ -48,6 +56,8 @@ def kd_terms(
         teacher_logits: (B+M, C), constant.
         targets: Classes of the first B rows, (B,).
         temperature: T > 0.
+        weights: What the terms will be weighted with, up to a common factor. If it comes so, the
+            gradient of many logits is made in the same pass as the terms; if not, in another.
 
     Example:
         >>> terms = kd_terms(torch.zeros(2, 4), torch.zeros(2, 4), torch.tensor([1]))
@@ -56,6 +66,10 @@ def kd_terms(
     """
     if is_traced("kd_terms", "auto", student_logits):
         return _plain(student_logits, teacher_logits, targets, temperature)
+    most = MOST_KEPT[weights is None]
+    if student_logits.is_cpu and student_logits.numel() > most:
+        arguments = (student_logits, teacher_logits, targets, temperature, weights)
+        return Terms(*_TermsByChunks.apply(*arguments))
     return Terms(*_Terms.apply(student_logits, teacher_logits, targets, temperature))
 
 
@@ -110,6 +124,91 @@ class _Terms(torch.autograd.Function):
             label = weights[:n_real].neg().unsqueeze_(1)
             grad[:n_real].scatter_add_(1, targets.unsqueeze(1), label)
         return grad.to(ctx.dtype), None, None, None
+
+
+class _TermsByChunks(torch.autograd.Function):
+    """The same with no memory but the gradient's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, targets: Tensor, temperature: float,
+        weights: Weights | None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        wrong = targets[(targets < 0) | (targets >= student.shape[1])]
+        if len(wrong):
+            raise IndexError(f"Target {int(wrong[0])} is out of bounds.")
+        ctx.save_for_backward(student, teacher, targets)
+        ctx.temperature, ctx.weights, ctx.grad = temperature, weights, None
+        if weights is not None and min(weights) > 0 and ctx.needs_input_grad[0]:
+            exact = torch.float32 if student.dtype is torch.float16 else student.dtype
+            ctx.grad = torch.empty(student.shape, dtype=exact, device=student.device)
+        else:
+            weights = (1.0, 1.0, 1.0)
+        found = []
+        for rows in _segments(student, teacher, targets, temperature, weights, ctx.grad):
+            made = compiled.terms(rows, temperature) if _compiles(rows) else None
+            found.append(made or kernels.terms(rows, temperature))
+        real = found.pop(0) if len(targets) else (None, None)
+        terms = (*real, found[0][1] if found else None)
+        zero = student.new_zeros(3, dtype=torch.promote_types(student.dtype, torch.float32))
+        pairs = zip(terms, weights, zero.unbind(), strict=True)
+        return tuple(none if x is None else x.div_(weight) for x, weight, none in pairs)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("kd_terms", "a sum of the terms in targets.py")
+        student, teacher, targets = ctx.saved_tensors
+        grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
+        given = cast(Weights, tuple(x.item() for x in upstream))
+        factor = None
+        if grad is not None:
+            factor = _factor(given, ctx.weights, len(targets), len(student))
+        if grad is None or factor is None:
+            grad = torch.empty_like(student, memory_format=torch.contiguous_format)
+            for rows in _segments(student, teacher, targets, ctx.temperature, given, grad):
+                made = None
+                if _compiles(rows):
+                    made = compiled.run(rows, ctx.temperature, mean=False)
+                if made is None:
+                    kernels.run(rows, ctx.temperature)
+        elif factor != 1.0:
+            grad.mul_(factor)
+        return grad, None, None, None, None
+
+
+def _factor(given: Weights, expected: Weights, n_real: int, n_rows: int) -> float | None:
+    """What the expected weights were multiplied with; None if it is not one number for all."""
+    present = n_real > 0, n_real > 0, n_real < n_rows
+    factors = [g / e for g, e, there in zip(given, expected, present, strict=True) if there]
+    same = max(factors) - min(factors) <= SAME * abs(factors[0])
+    return factors[0] if same else None
+
+
+def _segments(
+    student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, weights: Weights,
+    grad: Tensor | None,
+) -> list[Rows]:  # fmt: skip
+    """The real and the generated rows, as far as there are some, with weights of means."""
+    n, n_rows = len(targets), len(student)
+    label, real, generated = weights
+    parts = [(slice(0, n), real, targets.long().unsqueeze(1)), (slice(n, n_rows), generated, None)]
+    exact = torch.promote_types(student.dtype, torch.float32)
+    found = []
+    for part, soft, classes in parts:
+        size = part.stop - part.start
+        if size:
+            place = None if grad is None else grad[part]
+            hard = constant_column(size, label / size, exact, student.device)
+            known = constant_column(size, soft * temperature / size, exact, student.device)
+            found.append(Rows(student[part], teacher[part], classes, hard, known, place))
+    return found
+
+
+def _compiles(rows: Rows) -> bool:
+    """Whether compiled code is faster, compiling included."""
+    x = rows.student
+    path = dispatch.best_path(x.device.type, str(x.dtype).removeprefix("torch."), *x.shape)
+    return path == "compiled" and compiled.covers(rows, 0.0)
 
 
 @lru_cache(maxsize=64)

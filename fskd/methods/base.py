@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fskd.errors import SettingError
 from fskd.losses.targets import cross_entropy
-from fskd.losses.terms import kd_terms
+from fskd.losses.terms import Terms, Weights, kd_terms
 from fskd.registry import Registry
 from fskd.types import Batch, EpochContext, Outputs, Progress, Settings, Shapes
 
@@ -188,7 +188,8 @@ def task_reads(
 def task_terms(settings: TaskSettings, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
     """``ce`` and, with a positive ``kd_weight``, the teacher's terms."""
     if settings.kd_weight > 0:
-        return logit_terms(student, teacher, batch, settings.temperature)
+        weights = task_weights(settings)
+        return logit_terms(student, teacher, batch, settings.temperature, weights)
     return label_terms(student, batch)
 
 
@@ -207,9 +208,21 @@ def label_terms(student: Outputs, batch: Batch) -> Losses:
     return {"ce": cross_entropy(student.logits[: batch.n_real], batch.targets)}
 
 
-def logit_terms(student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
-    """The shared terms: ``ce`` and ``kd`` on the real rows, ``generated`` on the generated ones."""
+def logit_terms(
+    student: Outputs, teacher: Outputs, batch: Batch, temperature: float, weights: dict[str, float]
+) -> Losses:
+    """The shared terms: ``ce`` and ``kd`` on the real rows, ``generated`` on the generated ones.
+
+    Args:
+        student: Its logits.
+        teacher: Its logits.
+        batch: The batch.
+        temperature: T.
+        weights: What the terms will be weighted with, which makes them faster.
+    """
     base = slice(batch.n_base)
-    found = kd_terms(student.logits[base], teacher.logits[base], batch.targets, temperature)
+    logits = student.logits[base], teacher.logits[base]
+    expected = cast(Weights, tuple(weights[name] for name in Terms._fields))
+    found = kd_terms(*logits, batch.targets, temperature, expected)
     rows = {"ce": batch.n_real, "kd": batch.n_real, "generated": batch.n_generated}
     return {name: term for name, term in found._asdict().items() if rows[name]}

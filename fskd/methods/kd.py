@@ -50,7 +50,8 @@ class KD(Method):
         batch: Batch,
         progress: Progress,
     ) -> Losses:
-        return logit_terms(students[0], teacher, batch, self.settings.temperature)
+        weights = self.weights(progress)
+        return logit_terms(students[0], teacher, batch, self.settings.temperature, weights)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         weight = self.settings.kd_weight

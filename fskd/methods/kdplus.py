@@ -56,7 +56,8 @@ class KDPlus(Method):
         batch: Batch,
         progress: Progress,
     ) -> Losses:
-        return logit_terms(students[0], teacher, batch, self.settings.temperature)
+        weights = self.weights(progress)
+        return logit_terms(students[0], teacher, batch, self.settings.temperature, weights)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         settings = self.settings

@@ -84,7 +84,7 @@ def test_constants_stay(cases: Any) -> None:
     small(torch.randn(7, 5), torch.randn(7, 5), torch.tensor([0, 1, 2, 3]))
     assert before
     assert all(torch.equal(getattr(small, name), x) for name, x in before.items())
-    column = execute._constant(7, 0.25, torch.float64, torch.device("cpu"))
+    column = chunks.constant_column(7, 0.25, torch.float64, torch.device("cpu"))
     number = kernels._constant(0.25, torch.float64)
     for make in cases.values():
         data = make(torch.float64)
@@ -92,7 +92,7 @@ def test_constants_stay(cases: Any) -> None:
     assert torch.equal(column, torch.full((7, 1), 0.25, dtype=torch.float64))
     assert number.item() == 0.25
     for value in (0.1, 0.9 * 4 / 7):
-        column = execute._constant(7, value, torch.float64, torch.device("cpu"))
+        column = chunks.constant_column(7, value, torch.float64, torch.device("cpu"))
         assert torch.equal(column, torch.full((7, 1), value, dtype=torch.float64))
 
 

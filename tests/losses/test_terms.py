@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fskd.losses import cross_entropy, kd_terms, kl_divergence
+from fskd.losses import chunks, compiled, cross_entropy, kd_terms, kl_divergence, terms
+from fskd.losses.measuring import peak
 from fskd.losses.terms import Terms, _constants
 
 WEIGHTS = [(0.1, 0.9, 1.0), (1.0, 0.0, 0.0), (0.0, 2.0, -3.0)]
@@ -48,6 +49,94 @@ def test_definitions(
         bound = max(loose, 2**-8 if dtype == torch.bfloat16 else 0) * slow.abs().max().item()
         assert grad.dtype == dtype
         torch.testing.assert_close(grad.double(), slow, rtol=0, atol=bound + 1e-12)
+
+
+@pytest.fixture
+def by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of many logits for few, three rows at a time."""
+    monkeypatch.setattr(terms, "MOST_KEPT", (0, 0))
+    monkeypatch.setitem(chunks.CHUNK, "cpu", 15)
+
+
+@pytest.mark.usefixtures("by_chunks")
+@pytest.mark.parametrize("code", ["eager", "compiled"])
+@pytest.mark.parametrize("real", [7, 4, 0])
+@pytest.mark.parametrize("expected", [None, WEIGHTS[0], WEIGHTS[1], WEIGHTS[2]])
+def test_by_chunks(
+    data: Any, monkeypatch: pytest.MonkeyPatch, code: str, real: int, expected: Any
+) -> None:
+    """Values and gradients, whatever weights were expected, also when asked for twice."""
+    monkeypatch.setattr(
+        terms, "_compiles", lambda rows: code == "compiled" and compiled.covers(rows, 0.0)
+    )
+    inputs = data(7, 5, real, torch.float32)
+    student, teacher = inputs.student.requires_grad_(), inputs.teacher
+    slow = plain(student, teacher, inputs.targets)
+    for weights in (*WEIGHTS, tuple(3.0 * w for w in WEIGHTS[0])):
+        found = kd_terms(student, teacher, inputs.targets, weights=expected)
+        torch.testing.assert_close(tuple(found), tuple(slow), rtol=1e-5, atol=1e-6)
+        (known,) = torch.autograd.grad(weighted(slow, weights), student, retain_graph=True)
+        for _ in range(2):
+            loss = weighted(found, weights)
+            (grad,) = torch.autograd.grad(loss, student, retain_graph=True)
+            torch.testing.assert_close(grad, known, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("by_chunks")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_by_chunks_in_other_precisions(data: Any, dtype: torch.dtype) -> None:
+    inputs = data(7, 5, 4, dtype)
+    student, exact = inputs.student.requires_grad_(), inputs.student.detach().double()
+    loss = weighted(kd_terms(student, *inputs[1:3], weights=WEIGHTS[0]), WEIGHTS[0])
+    (grad,) = torch.autograd.grad(1000.0 * loss, student)
+    exact.requires_grad_()
+    slow = 1000.0 * weighted(plain(exact, inputs.teacher.double(), inputs.targets), WEIGHTS[0])
+    (known,) = torch.autograd.grad(slow, exact)
+    assert grad.dtype == dtype
+    bound = {torch.float64: 1e-12, torch.bfloat16: 2**-7, torch.float16: 2**-10}[dtype]
+    torch.testing.assert_close(grad.double(), known, rtol=0, atol=bound * known.abs().max().item())
+
+
+@pytest.mark.usefixtures("by_chunks")
+def test_expected_weights_save_the_second_pass(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = data(7, 5, 4, torch.float32)
+    student = inputs.student.requires_grad_()
+    found = kd_terms(student, *inputs[1:3], weights=WEIGHTS[0])
+    loss = weighted(found, WEIGHTS[0]) / 1.9
+    (expected,) = torch.autograd.grad(
+        weighted(plain(student, *inputs[1:3]), WEIGHTS[0]) / 1.9, student
+    )
+    monkeypatch.setattr(terms.kernels, "run", None)
+    (grad,) = torch.autograd.grad(loss, student)
+    torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.usefixtures("by_chunks")
+@pytest.mark.parametrize("label", [5, -1, -100])
+def test_labels_are_classes_by_chunks(data: Any, label: int) -> None:
+    inputs = data()
+    inputs.targets[3] = label
+    with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
+        kd_terms(*inputs[:3])
+
+
+@pytest.mark.usefixtures("by_chunks")
+def test_gradcheck_by_chunks(data: Any) -> None:
+    inputs = data(5, 3, 3)
+    student = inputs.student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: tuple(kd_terms(s, *inputs[1:3])), student)
+
+
+def test_many_logits_need_no_memory_but_the_gradient(data: Any) -> None:
+    inputs = data(90, 1000, 50, torch.float32)
+    student = inputs.student.requires_grad_()
+
+    def step() -> None:
+        student.grad = None
+        weighted(kd_terms(student, *inputs[1:3], weights=WEIGHTS[0]), WEIGHTS[0]).backward()
+
+    step()
+    assert peak(step, torch.device("cpu")) <= 1.1 * 4 * student.numel()
 
 
 def test_gradcheck_and_single_terms(data: Any) -> None:
@@ -109,7 +198,9 @@ def curve(terms: Any) -> list[float]:
     return losses
 
 
-def test_training_is_the_same() -> None:
+@pytest.mark.parametrize("most", [(0, 0), (40_000, 200_000)])
+def test_training_is_the_same(monkeypatch: pytest.MonkeyPatch, most: tuple[int, int]) -> None:
+    monkeypatch.setattr(terms, "MOST_KEPT", most)
     found, expected = curve(kd_terms), curve(plain)
     assert found == pytest.approx(expected, rel=1e-4)
     assert len(set(found)) == 20
