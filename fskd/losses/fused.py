@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses.autograd import is_traced, refuse_second_derivative
+from fskd.losses.autograd import is_traced, keep, kept, refuse_second_derivative
 from fskd.losses.checks import Impl, Objective, Reduction, Settings, Tensors
 from fskd.losses.execute import Call, compute, planned
 from fskd.losses.targets import at_least_float32, kd_objective
@@ -173,7 +173,7 @@ class _KDLoss(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, inputs: Tensors, call: Call) -> Tensor:
         # Only what needs a gradient is an argument: each costs a microsecond.
         loss, ctx.grad = _gradient(inputs, call)
-        ctx.save_for_backward(*inputs)
+        keep(ctx, inputs, call.small)
         ctx.call = call
         return loss
 
@@ -182,7 +182,7 @@ class _KDLoss(torch.autograd.Function):
         refuse_second_derivative("kd_loss")
         grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
         if grad is None:
-            grad = _gradient(ctx.saved_tensors, ctx.call)[1]
+            grad = _gradient(kept(ctx), ctx.call)[1]
         # Autograd itself rounds a gradient of more precision than its tensor.
         return scale(grad, upstream), None, None
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fskd.losses.autograd import refuse_second_derivative
+from fskd.losses.autograd import keep, kept, refuse_second_derivative
 from fskd.losses.chunks import Rows, by_chunks, place, put
 from fskd.losses.fused import scale
 from fskd.losses.kernels import shift
@@ -59,7 +59,7 @@ class FusedDivergence(torch.autograd.Function):
         ctx: Any, student: Tensor, teacher: Tensor, targets: Tensor | None, kind: Divergence
     ) -> Tensor:
         loss, ctx.grad = compute(student, teacher, targets, kind, True)
-        ctx.save_for_backward(student, teacher, targets)
+        keep(ctx, (student, teacher, targets))
         ctx.kind = kind
         return loss
 
@@ -68,7 +68,7 @@ class FusedDivergence(torch.autograd.Function):
         refuse_second_derivative(ctx.kind.name)
         grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
         if grad is None:
-            student, teacher, targets = ctx.saved_tensors
+            student, teacher, targets = kept(ctx)
             grad = compute(student, teacher, targets, ctx.kind, True)[1]
         return scale(grad, upstream), None, None, None
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fskd.losses import compiled, dispatch, kernels
-from fskd.losses.autograd import is_traced, refuse_second_derivative
+from fskd.losses.autograd import is_traced, keep, kept, refuse_second_derivative
 from fskd.losses.chunks import Rows, constant_column
 from fskd.losses.targets import at_least_float32, cross_entropy, kl_divergence
 
@@ -137,7 +137,7 @@ class _TermsByChunks(torch.autograd.Function):
         wrong = targets[(targets < 0) | (targets >= student.shape[1])]
         if len(wrong):
             raise IndexError(f"Target {int(wrong[0])} is out of bounds.")
-        ctx.save_for_backward(student, teacher, targets)
+        keep(ctx, (student, teacher, targets))
         ctx.temperature, ctx.weights, ctx.grad = temperature, weights, None
         if weights is not None and min(weights) > 0 and ctx.needs_input_grad[0]:
             exact = torch.float32 if student.dtype is torch.float16 else student.dtype
@@ -157,7 +157,7 @@ class _TermsByChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("kd_terms", "a sum of the terms in targets.py")
-        student, teacher, targets = ctx.saved_tensors
+        student, teacher, targets = kept(ctx)
         grad, ctx.grad = ctx.grad, None  # a kept reference would make autograd copy it
         given = cast(Weights, tuple(x.item() for x in upstream))
         factor = None

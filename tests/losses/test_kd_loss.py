@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fskd.losses import kd_loss, kd_loss_and_grad, teacher_logsumexp
+from fskd.losses import dkd_loss, kd_loss, kd_loss_and_grad, kd_terms, teacher_logsumexp
 from fskd.losses.targets import kd_objective
 
 # Without the types, which pytest checks before the function sees its arguments.
@@ -180,6 +180,43 @@ def test_inference_mode_leaves_nothing_behind(data: Any, reduction: str) -> None
     with torch.inference_mode():
         kd_loss(inputs.student, inputs.teacher, inputs.targets, impl="eager", reduction=reduction)
     assert solved(inputs, "eager")[1].isfinite().all()
+
+
+@pytest.mark.parametrize("classes", [5, 1500])
+@pytest.mark.parametrize("impl", ["eager", "reference"])
+def test_teacher_in_inference_mode(data: Any, impl: str, classes: int) -> None:
+    """Autograd keeps no such tensors; a second backward pass needs them all the same."""
+    inputs = data(11, classes, 7, scale=1.0)
+    student = inputs.student.requires_grad_()
+    with torch.inference_mode():
+        teacher = inputs.teacher.clone()
+    loss = kd_loss(student, teacher, inputs.targets, impl=impl)
+    terms = kd_terms(student, teacher, inputs.targets)
+    for made, known in (
+        (loss, kd_loss(student, inputs.teacher, inputs.targets)),
+        (terms.kd, kd_terms(student, inputs.teacher, inputs.targets).kd),
+        (dkd_loss(student, teacher, (torch.arange(11) % 5)), None),
+    ):
+        for _ in range(2):
+            (grad,) = torch.autograd.grad(made, student, retain_graph=True)
+            if known is not None:
+                (slow,) = torch.autograd.grad(known, student, retain_graph=True)
+                torch.testing.assert_close(grad, slow)
+
+
+@pytest.mark.parametrize("classes", [5, 1500])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_change_in_place_is_no_silent_error(data: Any, which: int, classes: int) -> None:
+    """The first gradient is made with the loss; a second one would be that of other logits."""
+    inputs = data(11, classes, 7)
+    leaf = inputs.student.requires_grad_()
+    student = leaf * 1.0
+    loss = kd_loss(student, inputs.teacher, inputs.targets, impl="eager")
+    loss.backward(retain_graph=True)
+    with torch.no_grad():
+        (student, inputs.teacher, inputs.targets)[which][0] += 1
+    with pytest.raises(RuntimeError, match=r"changed in place|modified by an inplace operation"):
+        loss.backward()
 
 
 def test_transforms(data: Any) -> None:
