@@ -22,7 +22,8 @@ from fskd.losses.targets import IGNORED
 Variant = Callable[..., Sequence[Tensor]]  # the loss and, unless it has a place, the gradient
 Place = Literal["none", "new", "given"]  # of the gradient
 
-TYPICAL_SECONDS = 3.0  # to compile one variant, on a CPU
+# To compile, on a CPU: 3 for a variant, and once a process 2 to 14 more, by what torch has cached.
+TYPICAL_SECONDS = 8.0
 MAX_VARIANTS = 32  # a loop whose shape or temperature keeps changing goes on eagerly
 ALIGNED = 16  # bytes; generated code may assume it on GPUs
 

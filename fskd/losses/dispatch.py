@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 Route = Literal["reference", "eager", "compiled"]
 
-# Compiling a shape takes seconds, so it has to be earned back within this many calls.
-CALLS = 1_000
+# Compiling takes seconds, so it has to be earned back within this many calls, a short training's.
+CALLS = 3_000
 # A shape that is further than this factor from all measured ones, in rows or classes, is unknown.
 REACH = 8.0
 

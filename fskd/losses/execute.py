@@ -218,9 +218,9 @@ def _by_segments(
             place.zero_()
     if each is not None:
         return each, grad
-    if len(values) == 1:
-        return values[0], grad
-    return torch.stack([*values, student.new_zeros((), dtype=exact)]).sum(), grad
+    if not values:
+        return student.new_zeros((), dtype=exact), grad
+    return sum(values[1:], values[0]), grad
 
 
 def _rows(tensor: Tensor | None, where: slice, n_rows: int) -> Tensor | None:

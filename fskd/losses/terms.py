@@ -23,6 +23,7 @@ Weights = tuple[float, float, float]
 # Most logits of which softmaxes are kept on a CPU: with weights that are known, and without.
 MOST_KEPT = 40_000, 200_000
 SAME = 1e-6  # weights that differ less are one
+TRACE = 1e-20  # stands for a weight of 0: the gradient loses it, the term's value does not
 NEVER = -(1 << 31)  # no label: one that is no class, -100 included, is an error
 
 
@@ -138,12 +139,14 @@ class _TermsByChunks(torch.autograd.Function):
         if len(wrong):
             raise IndexError(f"Target {int(wrong[0])} is out of bounds.")
         keep(ctx, (student, teacher, targets))
-        ctx.temperature, ctx.weights, ctx.grad = temperature, weights, None
-        if weights is not None and min(weights) > 0 and ctx.needs_input_grad[0]:
+        ctx.temperature, ctx.grad = temperature, None
+        if weights is None or min(weights) < 0 or not ctx.needs_input_grad[0]:
+            weights = (1.0, 1.0, 1.0)
+        else:
+            weights = cast(Weights, tuple(max(weight, TRACE) for weight in weights))
             exact = torch.float32 if student.dtype is torch.float16 else student.dtype
             ctx.grad = torch.empty(student.shape, dtype=exact, device=student.device)
-        else:
-            weights = (1.0, 1.0, 1.0)
+        ctx.weights = weights
         found = []
         for rows in _segments(student, teacher, targets, temperature, weights, ctx.grad):
             made = compiled.terms(rows, temperature) if _compiles(rows) else None
@@ -179,7 +182,8 @@ class _TermsByChunks(torch.autograd.Function):
 def _factor(given: Weights, expected: Weights, n_real: int, n_rows: int) -> float | None:
     """What the expected weights were multiplied with; None if it is not one number for all."""
     present = n_real > 0, n_real > 0, n_real < n_rows
-    factors = [g / e for g, e, there in zip(given, expected, present, strict=True) if there]
+    pairs = zip(given, expected, present, strict=True)
+    factors = [g / e for g, e, there in pairs if there and (g, e) != (0.0, TRACE)] or [0.0]
     same = max(factors) - min(factors) <= SAME * abs(factors[0])
     return factors[0] if same else None
 

@@ -98,13 +98,17 @@ def test_by_chunks_in_other_precisions(data: Any, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("by_chunks")
-def test_expected_weights_save_the_second_pass(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = data(7, 5, 4, torch.float32)
+@pytest.mark.parametrize("weights", [(0.1, 0.9, 1.0), (0.0, 0.9, 1.0), (0.3, 0.0, 0.0)])
+@pytest.mark.parametrize("real", [7, 4, 0])
+def test_expected_weights_save_the_second_pass(
+    data: Any, monkeypatch: pytest.MonkeyPatch, real: int, weights: tuple[float, float, float]
+) -> None:
+    inputs = data(7, 5, real, torch.float32)
     student = inputs.student.requires_grad_()
-    found = kd_terms(student, *inputs[1:3], weights=WEIGHTS[0])
-    loss = weighted(found, WEIGHTS[0]) / 1.9
+    found = kd_terms(student, *inputs[1:3], weights=weights)
+    loss = weighted(found, weights) / 1.9
     (expected,) = torch.autograd.grad(
-        weighted(plain(student, *inputs[1:3]), WEIGHTS[0]) / 1.9, student
+        weighted(plain(student, *inputs[1:3]), weights) / 1.9, student
     )
     monkeypatch.setattr(terms.kernels, "run", None)
     (grad,) = torch.autograd.grad(loss, student)
