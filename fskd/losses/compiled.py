@@ -88,7 +88,11 @@ def _made(rows: Rows, temperature: float, mean: bool, apart: bool) -> Sequence[T
     student, teacher = rows.student, cast(Tensor, rows.teacher)
     arguments: tuple[Tensor, ...] = (student, teacher, rows.soft)
     if rows.targets is not None:
-        arguments += (rows.targets.squeeze(1), rows.label, classes(student))
+        arguments += (
+            rows.targets.squeeze(1),
+            rows.label,
+            class_numbers(student.shape[1], student.device),
+        )
     if rows.grad is not None:
         arguments += (rows.grad,)
     n_real = 0 if rows.targets is None else len(student)
@@ -105,11 +109,14 @@ class Usual:
         soft: T times the weight of each row's T^2 KL, (n, 1).
         temperature: T.
         mean: Whether these are the weights of a mean.
+        n_classes: C.
     """
 
-    def __init__(self, label: Tensor, soft: Tensor, temperature: float, mean: bool) -> None:
+    def __init__(
+        self, label: Tensor, soft: Tensor, temperature: float, mean: bool, n_classes: int
+    ) -> None:
         self.label, self.soft, self.temperature, self.mean = label, soft, temperature, mean
-        self.classes: Tensor | None = None
+        self.classes = class_numbers(n_classes, label.device)
         self.variants: dict[Place, Variant] = {}
 
     def __call__(
@@ -118,8 +125,6 @@ class Usual:
         """Both for logits (n, C) and classes (B,); None where there is no variant for them."""
         if not (student.is_contiguous() and teacher.is_contiguous() and targets.is_contiguous()):
             return None
-        if self.classes is None:
-            self.classes = classes(student)
         place: Place = "new" if out is None else "given"
         arguments: tuple[Tensor, ...]
         arguments = (student, teacher, self.soft, targets, self.label, self.classes)
@@ -139,13 +144,9 @@ class Usual:
 
 
 @lru_cache(maxsize=32)
-def _classes(n_classes: int, device: torch.device) -> Tensor:
-    return torch.arange(n_classes, dtype=torch.int32, device=device)
-
-
-def classes(logits: Tensor) -> Tensor:
+def class_numbers(n_classes: int, device: torch.device) -> Tensor:
     """0 to C-1, (C,). Compiled code that counts them itself takes longer than all exponentials."""
-    return _classes(logits.shape[1], logits.device)
+    return torch.arange(n_classes, dtype=torch.int32, device=device)
 
 
 def _find(kind: Kind, arguments: tuple[Tensor, ...]) -> Variant | None:

@@ -98,8 +98,7 @@ def _planned(
         if vector is not None and vector != shape[:1]:
             raise ValueError(f"{name} is {tuple(vector)}; expected ({shape[0]},)")
     if objective.impl == "auto":
-        path = dispatch.best_path(device.type, str(dtype).removeprefix("torch."), *shape)
-        objective = objective._replace(impl=path)
+        objective = objective._replace(impl=fastest(device, dtype, shape))
     extra = row_weights is not None or teacher_lse is not None
     if targets is None or targets_dtype != torch.int64 or extra or device.type != "cpu":
         return Call(objective)
@@ -126,7 +125,7 @@ def _usual(objective: Objective, shape: torch.Size, dtypes: set[torch.dtype], n_
         weights = (n_real, soft * t), (n_rows - n_real, generated * t)
         soft_column = torch.cat([constant_column(n, weight, *_CPU_FLOAT) for n, weight in weights])
         mean = objective.reduction == "mean"
-        return Call(objective, compiled.Usual(label_column, soft_column, t, mean))
+        return Call(objective, compiled.Usual(label_column, soft_column, t, mean, shape[1]))
     return Call(objective)
 
 
@@ -213,7 +212,7 @@ def _by_segments(
         place = _rows(grad, where, n_rows)
         if rows is not None:
             own = rows._replace(grad=place, each=_rows(each, where, n_rows))
-            values.append(_run(own, objective, masked))
+            values.append(run(own, objective, masked))
         elif place is not None:
             place.zero_()
     if each is not None:
@@ -230,13 +229,27 @@ def _rows(tensor: Tensor | None, where: slice, n_rows: int) -> Tensor | None:
     return tensor[where]
 
 
-def _run(rows: Rows, objective: Objective, masked: bool) -> Tensor:
-    """The kernel's sum, by the path asked for or the faster one."""
+def fastest(device: torch.device, dtype: torch.dtype, shape: torch.Size) -> dispatch.Route:
+    """The path of ``auto`` for such logits."""
+    return dispatch.best_path(device.type, str(dtype).removeprefix("torch."), *shape)
+
+
+def run(rows: Rows, objective: Objective, masked: bool = False) -> Tensor:
+    """The sum of ``kernels.run``, by compiled code where that is asked for and possible."""
     if objective.impl == "compiled" and compiled.covers(rows, objective.label_smoothing):
         value = compiled.run(rows, objective.temperature, objective.reduction == "mean")
         if value is not None:
             return value
     return kernels.run(rows, objective.temperature, objective.label_smoothing, masked)
+
+
+def terms(rows: Rows, objective: Objective) -> tuple[Tensor | None, Tensor | None]:
+    """The two sums of ``kernels.terms``, in the same way."""
+    if objective.impl == "compiled" and compiled.covers(rows, objective.label_smoothing):
+        made = compiled.terms(rows, objective.temperature)
+        if made is not None:
+            return made
+    return kernels.terms(rows, objective.temperature, objective.label_smoothing)
 
 
 def _real(

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses import compiled, dispatch, kernels
+from fskd.losses import execute
 from fskd.losses.autograd import is_traced, keep, kept, refuse_second_derivative
+from fskd.losses.checks import Objective
 from fskd.losses.chunks import Rows, constant_column
 from fskd.losses.targets import at_least_float32, cross_entropy, kl_divergence
 
@@ -149,8 +150,7 @@ class _TermsByChunks(torch.autograd.Function):
         ctx.weights = weights
         found = []
         for rows in _segments(student, teacher, targets, temperature, weights, ctx.grad):
-            made = compiled.terms(rows, temperature) if _compiles(rows) else None
-            found.append(made or kernels.terms(rows, temperature))
+            found.append(execute.terms(rows, _objective(rows, temperature)))
         real = found.pop(0) if len(targets) else (None, None)
         terms = (*real, found[0][1] if found else None)
         zero = student.new_zeros(3, dtype=torch.promote_types(student.dtype, torch.float32))
@@ -169,11 +169,7 @@ class _TermsByChunks(torch.autograd.Function):
         if grad is None or factor is None:
             grad = torch.empty_like(student, memory_format=torch.contiguous_format)
             for rows in _segments(student, teacher, targets, ctx.temperature, given, grad):
-                made = None
-                if _compiles(rows):
-                    made = compiled.run(rows, ctx.temperature, mean=False)
-                if made is None:
-                    kernels.run(rows, ctx.temperature)
+                execute.run(rows, _objective(rows, ctx.temperature))
         elif factor != 1.0:
             grad.mul_(factor)
         return grad, None, None, None, None
@@ -208,11 +204,10 @@ def _segments(
     return found
 
 
-def _compiles(rows: Rows) -> bool:
-    """Whether compiled code is faster, compiling included."""
+def _objective(rows: Rows, temperature: float) -> Objective:
+    """Sums with the weights of the rows, by the fastest path."""
     x = rows.student
-    path = dispatch.best_path(x.device.type, str(x.dtype).removeprefix("torch."), *x.shape)
-    return path == "compiled" and compiled.covers(rows, 0.0)
+    return Objective(temperature, reduction="sum", impl=execute.fastest(x.device, x.dtype, x.shape))
 
 
 @lru_cache(maxsize=64)

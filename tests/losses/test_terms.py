@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fskd.losses import chunks, compiled, cross_entropy, kd_terms, kl_divergence, terms
+from fskd.losses import chunks, cross_entropy, execute, kd_terms, kl_divergence, terms
 from fskd.losses.measuring import peak
 from fskd.losses.terms import Terms, _constants
 
@@ -58,6 +58,13 @@ def by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(chunks.CHUNK, "cpu", 15)
 
 
+@pytest.fixture(params=["kept", "by_chunks"])
+def both_ways(request: pytest.FixtureRequest) -> None:
+    """Each path in turn."""
+    if request.param == "by_chunks":
+        request.getfixturevalue("by_chunks")
+
+
 @pytest.mark.usefixtures("by_chunks")
 @pytest.mark.parametrize("code", ["eager", "compiled"])
 @pytest.mark.parametrize("real", [7, 4, 0])
@@ -66,9 +73,7 @@ def test_by_chunks(
     data: Any, monkeypatch: pytest.MonkeyPatch, code: str, real: int, expected: Any
 ) -> None:
     """Values and gradients, whatever weights were expected, also when asked for twice."""
-    monkeypatch.setattr(
-        terms, "_compiles", lambda rows: code == "compiled" and compiled.covers(rows, 0.0)
-    )
+    monkeypatch.setattr(execute, "fastest", lambda *_: code)
     inputs = data(7, 5, real, torch.float32)
     student, teacher = inputs.student.requires_grad_(), inputs.teacher
     slow = plain(student, teacher, inputs.targets)
@@ -110,25 +115,9 @@ def test_expected_weights_save_the_second_pass(
     (expected,) = torch.autograd.grad(
         weighted(plain(student, *inputs[1:3]), weights) / 1.9, student
     )
-    monkeypatch.setattr(terms.kernels, "run", None)
+    monkeypatch.setattr(execute, "run", None)
     (grad,) = torch.autograd.grad(loss, student)
     torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.usefixtures("by_chunks")
-@pytest.mark.parametrize("label", [5, -1, -100])
-def test_labels_are_classes_by_chunks(data: Any, label: int) -> None:
-    inputs = data()
-    inputs.targets[3] = label
-    with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
-        kd_terms(*inputs[:3])
-
-
-@pytest.mark.usefixtures("by_chunks")
-def test_gradcheck_by_chunks(data: Any) -> None:
-    inputs = data(5, 3, 3)
-    student = inputs.student.requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: tuple(kd_terms(s, *inputs[1:3])), student)
 
 
 def test_many_logits_need_no_memory_but_the_gradient(data: Any) -> None:
@@ -143,6 +132,7 @@ def test_many_logits_need_no_memory_but_the_gradient(data: Any) -> None:
     assert peak(step, torch.device("cpu")) <= 1.1 * 4 * student.numel()
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_gradcheck_and_single_terms(data: Any) -> None:
     inputs = data(5, 3, 3)
     student = inputs.student.requires_grad_()
@@ -165,6 +155,7 @@ def test_constants_stay(data: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, _constants(*arguments), strict=True))
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("label", [5, -1, -100])
 def test_labels_are_classes(data: Any, label: int) -> None:
     inputs = data()
@@ -202,9 +193,8 @@ def curve(terms: Any) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("most", [(0, 0), (40_000, 200_000)])
-def test_training_is_the_same(monkeypatch: pytest.MonkeyPatch, most: tuple[int, int]) -> None:
-    monkeypatch.setattr(terms, "MOST_KEPT", most)
+@pytest.mark.usefixtures("both_ways")
+def test_training_is_the_same() -> None:
     found, expected = curve(kd_terms), curve(plain)
     assert found == pytest.approx(expected, rel=1e-4)
     assert len(set(found)) == 20
