@@ -67,7 +67,7 @@ def main() -> None:
             "plain": partial(step, plain_terms),
             "fused": partial(step, partial(kd_terms, weights=WEIGHTS)),
         }
-        times = interleaved(paths, 15, torch.device("cpu"), 0.3)
+        times = interleaved(paths, 60, torch.device("cpu"))
         ratios = [p / f for p, f in zip(times["plain"], times["fused"], strict=True)]
         milliseconds = statistics.median(times["fused"]) * 1e3
         middle = statistics.median(ratios)
