@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-# Elements of a chunk. On a CPU three buffers leave room for the logits in a cache of 2 MB; on a GPU
-# launches cost more.
+# Elements of a chunk. On a CPU two buffers and the gradient leave room for the logits in a cache of
+# 2 MB; on a GPU launches cost more.
 CHUNK = {"cpu": 1 << 17}
 CHUNK_ELSEWHERE = 1 << 24
 SPARE = 4

@@ -69,7 +69,8 @@ def covers(rows: Rows, smoothing: float) -> bool:
 def run(rows: Rows, temperature: float, mean: bool) -> Tensor | None:
     """As ``kernels.run`` for rows that are covered; None without compiler or with many variants.
 
-    Ignored labels need no care before; one that is no class makes the loss NaN.
+    Ignored labels need no care before. One that is no class, and on a CPU logits that are hundreds
+    apart, make the loss one that is not finite.
     """
     made = _made(rows, temperature, mean, apart=False)
     return None if made is None else made[0]
@@ -197,10 +198,14 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
     student, teacher, soft, *rest = tensors
     (n_rows, n_classes), temperature = student.shape, kind.temperature
     exact = torch.promote_types(student.dtype, torch.float32)
-    top = student.amax(1, keepdim=True).to(exact)
-    u = student.to(exact) * (1 / temperature) - top * (1 / temperature)
-    v = teacher.to(exact) * (1 / temperature)
-    v = v - teacher.amax(1, keepdim=True).to(exact) * (1 / temperature)
+    within = None
+    if kind.n_real:
+        targets, label, numbers = rest[:3]
+        targets = F.pad(targets, (0, n_rows - kind.n_real), value=IGNORED).unsqueeze(1)
+        # An index out of range would be a crash; it becomes a loss that is NaN.
+        within = targets.clamp(0, n_classes - 1)
+    top, u = _shifted(student, within, temperature, exact)
+    v = _shifted(teacher, within, temperature, exact)[1]
     exp_u, exp_v = u.exp(), v.exp()
     z_soft, z_teacher = exp_u.sum(1, keepdim=True), exp_v.sum(1, keepdim=True)
     inner = torch.where(exp_v > 0, exp_v * (v - u), 0.0).sum(1, keepdim=True)
@@ -208,20 +213,17 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
     loss = kl = soft * kl * temperature
     grad = exp_u * (soft / z_soft) - exp_v * (soft / z_teacher)
     if kind.n_real:
-        targets, label, numbers = rest[:3]
-        targets = F.pad(targets, (0, n_rows - kind.n_real), value=IGNORED).unsqueeze(1)
         known = (targets != IGNORED).to(exact)
         label = label * known
         if kind.mean:
             label = label * (kind.n_real / known.sum().clamp(min=1.0))
-        # An index out of range would be a crash, so it becomes a loss that is NaN.
-        within = targets.clamp(0, n_classes - 1)
-        lost = torch.where((targets == within) | (known == 0), 0.0, math.nan)
-        picked = student.gather(1, within).to(exact)
+        picked = student.gather(1, cast(Tensor, within)).to(exact)
         power = _power(exp_u, u, temperature)
         z_label = power.sum(1, keepdim=True)
         # An ignored row may point at a class that is off, and 0 * inf is NaN.
-        ce = torch.where(label > 0, label * (z_label.log() + top - picked), 0.0) + lost
+        ce = torch.where(label > 0, label * (z_label.log() + top - picked), 0.0)
+        right = ((targets == within) | (known == 0)) & (z_label < math.inf)
+        ce = ce + torch.where(right, 0.0, math.nan)
         loss = kl + ce
         hit = numbers == targets.to(numbers.dtype)
         grad = grad + power * (label / z_label) - torch.where(hit, label, 0.0)
@@ -230,6 +232,20 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
     if kind.apart and kind.n_real:
         return ce.sum(), kl.sum()
     return (loss.sum(), grad.to(student.dtype)) if kind.place == "new" else (loss.sum(),)
+
+
+def _shifted(
+    logits: Tensor, classes: Tensor | None, temperature: float, exact: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """What a row's logits are compared with, and their differences to it over T."""
+    if logits.device.type != "cpu":  # where nobody looks whether the loss is finite
+        top = logits.amax(1, keepdim=True)
+    elif classes is None:
+        top = logits[:, :1]
+    else:
+        top = logits.gather(1, classes)
+    top = top.to(exact)
+    return top, logits.to(exact) * (1 / temperature) - top * (1 / temperature)
 
 
 def _power(exp_u: Tensor, u: Tensor, temperature: float) -> Tensor:

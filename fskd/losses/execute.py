@@ -144,7 +144,8 @@ def compute(
     """Loss and gradient by the fused kernels.
 
     On a CPU the usual case is tried first: a label that is no class shows as an index out of range
-    or NaN, and a class that is -inf in both logits as NaN, so what is absent costs nothing.
+    or NaN, a class that is -inf in both logits as NaN and one that is hundreds above the label as a
+    loss that is not finite, so what is absent costs nothing.
 
     Args:
         inputs: Checked tensors, in the order of ``Inputs``.
@@ -155,7 +156,7 @@ def compute(
     student, teacher, targets, _, _ = inputs
     objective, shortcut, ignoring = call.objective, call.shortcut, False
     if not student.is_cpu:
-        return _by_segments(inputs, objective, want_grad, out, masked=True, ignoring=True)
+        return _by_segments(inputs, objective, want_grad, out, careful=True, ignoring=True)
     made: tuple[Tensor, Tensor | None] | None = None
     try:
         if shortcut is not None and targets is not None and (want_grad or call.small):
@@ -168,7 +169,7 @@ def compute(
         ignoring = True
         made = _by_segments(inputs, objective, want_grad, out, ignoring=True)
     loss = made[0]
-    if math.isnan(loss.item() if loss.dim() == 0 else loss.sum().item()):
+    if not math.isfinite(loss.item() if loss.dim() == 0 else loss.sum().item()):
         ignoring = ignoring or check_labels(targets, student.shape[1])
         return _by_segments(inputs, objective, want_grad, out, True, ignoring)
     return made
@@ -188,7 +189,7 @@ def _by_segments(
     objective: Objective,
     want_grad: bool,
     out: Tensor | None,
-    masked: bool = False,
+    careful: bool = False,
     ignoring: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Real rows, then generated rows, each by the kernel that has just their terms."""
@@ -212,7 +213,7 @@ def _by_segments(
         place = _rows(grad, where, n_rows)
         if rows is not None:
             own = rows._replace(grad=place, each=_rows(each, where, n_rows))
-            values.append(run(own, objective, masked))
+            values.append(run(own, objective, careful))
         elif place is not None:
             place.zero_()
     if each is not None:
@@ -234,22 +235,31 @@ def fastest(device: torch.device, dtype: torch.dtype, shape: torch.Size) -> disp
     return dispatch.best_path(device.type, str(dtype).removeprefix("torch."), *shape)
 
 
-def run(rows: Rows, objective: Objective, masked: bool = False) -> Tensor:
+def run(rows: Rows, objective: Objective, careful: bool = False) -> Tensor:
     """The sum of ``kernels.run``, by compiled code where that is asked for and possible."""
-    if objective.impl == "compiled" and compiled.covers(rows, objective.label_smoothing):
+    if _compiles(rows, objective, careful):
         value = compiled.run(rows, objective.temperature, objective.reduction == "mean")
         if value is not None:
             return value
-    return kernels.run(rows, objective.temperature, objective.label_smoothing, masked)
+    return kernels.run(rows, objective.temperature, objective.label_smoothing, careful)
 
 
-def terms(rows: Rows, objective: Objective) -> tuple[Tensor | None, Tensor | None]:
+def terms(
+    rows: Rows, objective: Objective, careful: bool = False
+) -> tuple[Tensor | None, Tensor | None]:
     """The two sums of ``kernels.terms``, in the same way."""
-    if objective.impl == "compiled" and compiled.covers(rows, objective.label_smoothing):
+    if _compiles(rows, objective, careful):
         made = compiled.terms(rows, objective.temperature)
         if made is not None:
             return made
-    return kernels.terms(rows, objective.temperature, objective.label_smoothing)
+    return kernels.terms(rows, objective.temperature, objective.label_smoothing, careful)
+
+
+def _compiles(rows: Rows, objective: Objective, careful: bool) -> bool:
+    """Whether compiled code is to be tried; on a CPU it is made for the usual case alone."""
+    if objective.impl != "compiled" or (careful and rows.student.is_cpu):
+        return False
+    return compiled.covers(rows, objective.label_smoothing)
 
 
 def _real(

@@ -30,7 +30,6 @@ from fskd.losses.targets import IGNORED
 
 Impl = Literal["auto", "reference", "eager"]
 
-N_BUFFERS = 5
 # Up to this many logits reverse KL by torch's own log-softmax, which is fewer calls, wins.
 SMALL = 1 << 15
 
@@ -113,9 +112,14 @@ def run(rows: Rows, kind: Divergence, masked: bool) -> Tensor:
         kind: What is computed.
         masked: Whether a class may be -inf in both logits; it adds 0 then, not NaN.
     """
-    kernels = {"dkd_loss": _dkd, "reverse_kl": _reverse_kl, "jensen_shannon": _jensen_shannon}
-    kernel = partial(kernels[kind.name], temperature=kind.temperature, masked=masked)
-    return torch.stack(by_chunks(rows, N_BUFFERS, kernel)).sum()
+    kernels = {
+        "dkd_loss": (_dkd, 3),
+        "reverse_kl": (_reverse_kl, 3),
+        "jensen_shannon": (_jensen_shannon, 5),
+    }
+    kernel, n_buffers = kernels[kind.name]
+    chosen = partial(kernel, temperature=kind.temperature, masked=masked)
+    return torch.stack(by_chunks(rows, n_buffers, chosen)).sum()
 
 
 def _rows(
@@ -157,7 +161,8 @@ def _small_reverse_kl(
 
 def _reverse_kl(rows: Rows, buffers: Sequence[Tensor], temperature: float, masked: bool) -> Tensor:
     """T^2 KL(q || p)."""
-    q, v, p, spare = buffers[:4]
+    q, v, p = buffers
+    p = place(rows, p)  # which becomes the gradient
     shift(rows.student, temperature, q)
     shift(rows.teacher, temperature, v)  # type: ignore[arg-type]
     z_teacher = torch.exp(v, out=p).sum(1, keepdim=True)
@@ -166,7 +171,7 @@ def _reverse_kl(rows: Rows, buffers: Sequence[Tensor], temperature: float, maske
     if masked:
         ratio.masked_fill_(q == 0, 0.0)
     q.div_(z)
-    g = torch.mul(q, ratio, out=place(rows, spare))
+    g = torch.mul(q, ratio, out=p)
     inner = g.sum(1, keepdim=True)
     if rows.grad is not None:
         g.addcmul_(q, inner, value=-1.0).mul_(rows.soft)
@@ -179,6 +184,7 @@ def _jensen_shannon(
 ) -> Tensor:
     """T^2 (KL(p || m) + KL(q || m))/2."""
     u, v, q, p, spare = buffers
+    spare = place(rows, spare)  # which becomes the gradient
     shift(rows.student, temperature, u)
     shift(rows.teacher, temperature, v)  # type: ignore[arg-type]
     z = torch.exp(u, out=q).sum(1, keepdim=True)
@@ -193,7 +199,7 @@ def _jensen_shannon(
         u.masked_fill_(q == 0, 0.0)
         v.masked_fill_(p == 0, 0.0)
     from_teacher = v.mul_(p).sum(1, keepdim=True)
-    g = torch.mul(q, u, out=place(rows, spare))
+    g = torch.mul(q, u, out=spare)
     from_student = g.sum(1, keepdim=True)
     if rows.grad is not None:
         g.addcmul_(q, from_student, value=-1.0).mul_(rows.soft * 0.5)
@@ -205,7 +211,8 @@ def _jensen_shannon(
 
 def _dkd(rows: Rows, buffers: Sequence[Tensor], temperature: float, masked: bool) -> Tensor:
     """T^2 (a binary KL + b KL(p^ || q^)); q is q^, p is p^."""
-    q, v, p, spare = buffers[:4]
+    v, p, q = buffers
+    q = place(rows, q)  # which becomes the gradient
     label, targets = rows.label, rows.targets
     assert targets is not None  # noqa: S101
     own = _without_label(rows.student, targets, temperature, q)
@@ -221,8 +228,8 @@ def _dkd(rows: Rows, buffers: Sequence[Tensor], temperature: float, masked: bool
     others = torch.dot(p.view(-1), ratio.view(-1))
     if rows.grad is not None:
         push.mul_(label)
-        g = torch.mul(q, rows.soft.sub(push).div_(z), out=place(rows, spare))
-        g.sub_(p).scatter_(1, targets, push)
+        g = q.mul_(rows.soft.sub(push).div_(z)).sub_(p)
+        g.scatter_(1, targets, push)
         put(rows, g)
     by_row = binary.mul_(label).addcmul_(log_z.sub_(log_z_teacher), rows.soft)
     return by_row.sum().add_(others).mul_(temperature)

@@ -1,6 +1,6 @@
 """Cross-entropy and softened KL, value and gradient together, a few rows at a time.
 
-For one row with u = (s - max s)/T and v = (t - max t)/T
+For one row with u = (s - s_k)/T and v = (t - t_k)/T
 
     KL = sum_c p_c (v_c - u_c) + log Z_s - log Z_t,    p = exp(v)/Z_t,  q = exp(u)/Z_s
     CE = log Z_1 - T u_y,                              Z_1 = sum_c exp(u_c)^T
@@ -8,6 +8,11 @@ For one row with u = (s - max s)/T and v = (t - max t)/T
 
 Every exponential is taken once, into kept scratch. exp(u)^T is a product for T = 2, 4, 8 and a
 third exponential otherwise. Nothing here knows autograd.
+
+The class k is the label, or the first class where there is none: to look for the largest logit
+takes as long as its exponential. A sum is then at least 1, so that nothing is lost to underflow;
+where a class is so far above k that one overflows, the loss is not finite, and the caller asks
+again for the ``careful`` way, with k the largest and a place for classes at -inf.
 """
 
 import math
@@ -41,16 +46,17 @@ class Sums(NamedTuple):
     picked: Tensor | None = None
 
 
-def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = False) -> Tensor:
+def run(rows: Rows, temperature: float, smoothing: float = 0.0, careful: bool = False) -> Tensor:
     """The sum of the weighted losses of all rows, scalar; fills ``grad`` and ``each``.
 
     Args:
         rows: The rows.
         temperature: T > 0.
         smoothing: Share of the label that goes to the K-1 wrong classes.
-        masked: Whether a class may be -inf in both logits; its p (v - u) is 0 then, not NaN.
+        careful: Whether logits may be hundreds apart, or a class -inf in both of them, whose
+            p (v - u) is 0 then, not NaN.
     """
-    ce, kl = terms(rows, temperature, smoothing, masked)
+    ce, kl = terms(rows, temperature, smoothing, careful)
     loss = kl if ce is None else ce if kl is None else ce.add_(kl)
     assert loss is not None  # noqa: S101
     if rows.each is None:
@@ -60,7 +66,7 @@ def run(rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = F
 
 
 def terms(
-    rows: Rows, temperature: float, smoothing: float = 0.0, masked: bool = False
+    rows: Rows, temperature: float, smoothing: float = 0.0, careful: bool = False
 ) -> tuple[Tensor | None, Tensor | None]:
     """As ``run`` with the cross-entropy and T^2 KL apart, by row if ``each`` has a place.
 
@@ -68,19 +74,21 @@ def terms(
         Scalars or (n, 1), in at least float32; None for the term that the rows lack.
     """
     if rows.teacher is None:
-        kernel, temperature = partial(_label_chunk, smoothing=smoothing, masked=masked), 1.0
+        kernel, temperature = partial(_label_chunk, smoothing=smoothing, careful=careful), 1.0
     elif rows.targets is None:
-        kernel = partial(_soft_chunk, temperature=temperature, masked=masked)
+        kernel = partial(_soft_chunk, temperature=temperature, careful=careful)
     else:
-        kernel = partial(_joint_chunk, temperature=temperature, smoothing=smoothing, masked=masked)
+        kernel = partial(
+            _joint_chunk, temperature=temperature, smoothing=smoothing, careful=careful
+        )
     return _terms(rows, _together(by_chunks(rows, 3, kernel)), temperature)
 
 
-def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked: bool) -> Sums:
+def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, careful: bool) -> Sums:
     """Cross-entropy alone."""
     u, spare = buffers[:2]
-    shift(rows.student, 1.0, u)
-    mass, picked = _picked(rows, u, smoothing, spare, masked)
+    shift(rows.student, 1.0, u, _reference(rows, rows.student, careful))
+    mass, picked = _picked(rows, u, smoothing, spare, careful)
     z = u.exp_().sum(1, keepdim=True)
     if rows.grad is not None:
         g = place(rows, spare)
@@ -89,26 +97,28 @@ def _label_chunk(rows: Rows, buffers: Sequence[Tensor], smoothing: float, masked
     return Sums(z_label=z, mass=mass, picked=picked)
 
 
-def _soft_chunk(rows: Rows, buffers: Sequence[Tensor], temperature: float, masked: bool) -> Sums:
+def _soft_chunk(rows: Rows, buffers: Sequence[Tensor], temperature: float, careful: bool) -> Sums:
     """The teacher's term alone."""
     u, v, p = buffers
-    shift(rows.student, temperature, u)
-    inner, z_teacher = _compare(rows, u, v, p, temperature, masked)
+    p = place(rows, p)  # which becomes the gradient
+    shift(rows.student, temperature, u, _reference(rows, rows.student, careful))
+    inner, z_teacher = _compare(rows, u, v, p, temperature, careful)
     z = u.exp_().sum(1, keepdim=True)
     if rows.grad is not None:
-        g = torch.addcmul(p, u, rows.soft.div(z), out=place(rows, p))
+        g = torch.addcmul(p, u, rows.soft.div(z), out=p)
         _finish(rows, g, 0.0)
     return Sums(inner, z_teacher, z)
 
 
 def _joint_chunk(
-    rows: Rows, buffers: Sequence[Tensor], temperature: float, smoothing: float, masked: bool
+    rows: Rows, buffers: Sequence[Tensor], temperature: float, smoothing: float, careful: bool
 ) -> Sums:
     """Both terms."""
     u, v, p = buffers
-    shift(rows.student, temperature, u)
-    inner, z_teacher = _compare(rows, u, v, p, temperature, masked)
-    mass, picked = _picked(rows, u, smoothing, v, masked)
+    p = place(rows, p)  # which becomes the gradient
+    shift(rows.student, temperature, u, _reference(rows, rows.student, careful))
+    inner, z_teacher = _compare(rows, u, v, p, temperature, careful)
+    mass, picked = _picked(rows, u, smoothing, v, careful)
     hard = v  # exp(u)^T, unless T is 1; v has served
     _exponentials(u, temperature, hard)
     z = u.sum(1, keepdim=True)
@@ -119,19 +129,28 @@ def _joint_chunk(
             soft.add_(label)
         else:
             p.addcmul_(hard, label)
-        g = torch.addcmul(p, u, soft, out=place(rows, p))
+        g = torch.addcmul(p, u, soft, out=p)
         _finish(rows, g, smoothing)
     return Sums(inner, z_teacher, z, z_label, mass, picked)
 
 
-def shift(logits: Tensor, temperature: float, out: Tensor) -> None:
-    """(logits - max)/T in the precision of ``out``."""
-    top = logits.amax(1, keepdim=True)
+def shift(logits: Tensor, temperature: float, out: Tensor, reference: Tensor | None = None) -> None:
+    """(logits - reference)/T in the precision of ``out``; without one, of the largest."""
+    if reference is None:
+        reference = logits.amax(1, keepdim=True)
     if logits.dtype != out.dtype:
-        logits, top = out.copy_(logits), top.to(out.dtype)
+        logits, reference = out.copy_(logits), reference.to(out.dtype)
     # One pass instead of two; a class at -inf stays there.
-    top.mul_(_constant(-1.0 / temperature, out.dtype))
-    torch.add(top, logits, alpha=1.0 / temperature, out=out)
+    scaled = reference.mul(_constant(-1.0 / temperature, out.dtype))
+    torch.add(scaled, logits, alpha=1.0 / temperature, out=out)
+
+
+def _reference(rows: Rows, logits: Tensor, careful: bool) -> Tensor | None:
+    """Logits of the classes k, (n, 1); None for the largest."""
+    targets = rows.targets
+    if careful or (targets is not None and targets.is_floating_point()):
+        return None
+    return logits[:, :1] if targets is None else logits.gather(1, targets)
 
 
 @lru_cache(maxsize=64)
@@ -141,12 +160,13 @@ def _constant(value: float, dtype: torch.dtype) -> Tensor:
 
 
 def _compare(
-    rows: Rows, u: Tensor, v: Tensor, p: Tensor, temperature: float, masked: bool
+    rows: Rows, u: Tensor, v: Tensor, p: Tensor, temperature: float, careful: bool
 ) -> tuple[Tensor, Tensor | None]:
     """``inner`` and ``z_teacher`` of the sums; ``p`` becomes -b T p."""
     teacher, lse = rows.teacher, rows.teacher_lse
     if lse is None:
-        shift(teacher, temperature, v)  # type: ignore[arg-type]
+        assert teacher is not None  # noqa: S101
+        shift(teacher, temperature, v, _reference(rows, teacher, careful))
         z_teacher = torch.exp(v, out=p).sum(1, keepdim=True)
         p.mul_(rows.soft.div(z_teacher).neg_())
     else:
@@ -154,7 +174,7 @@ def _compare(
         torch.add(lse.neg(), teacher, alpha=1.0 / temperature, out=v)  # type: ignore[arg-type]
         torch.exp(v, out=p).mul_(rows.soft.neg())
     torch.sub(u, v, out=v)
-    if masked:
+    if careful:
         v.nan_to_num_(0.0, 0.0, -math.inf)
     if rows.each is None:
         return torch.dot(p.view(-1), v.view(-1)), z_teacher
@@ -162,7 +182,7 @@ def _compare(
 
 
 def _picked(
-    rows: Rows, u: Tensor, smoothing: float, spare: Tensor, masked: bool
+    rows: Rows, u: Tensor, smoothing: float, spare: Tensor, careful: bool
 ) -> tuple[Tensor | None, Tensor]:
     """Total probability of each row's target (None for 1), and its mean of u."""
     targets = rows.targets
@@ -174,7 +194,7 @@ def _picked(
     if smoothing:
         on, off = target_values(smoothing, u.shape[1])
         picked.mul_(on - off).add_(u.sum(1, keepdim=True), alpha=off)
-    if masked:  # an ignored row points at a class that may be off, and 0 * inf is NaN
+    if careful:  # an ignored row points at a class that may be off, and 0 * inf is NaN
         picked.masked_fill_(rows.label == 0, 0.0)
     return None, picked
 

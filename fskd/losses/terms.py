@@ -5,6 +5,7 @@ arrive as upstream gradients. Of few logits the forward pass keeps the three sof
 backward pass is one weighted sum of them; many are taken by chunks.
 """
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -148,9 +149,8 @@ class _TermsByChunks(torch.autograd.Function):
             exact = torch.float32 if student.dtype is torch.float16 else student.dtype
             ctx.grad = torch.empty(student.shape, dtype=exact, device=student.device)
         ctx.weights = weights
-        found = []
-        for rows in _segments(student, teacher, targets, temperature, weights, ctx.grad):
-            found.append(execute.terms(rows, _objective(rows, temperature)))
+        segments = _segments(student, teacher, targets, temperature, weights, ctx.grad)
+        found, ctx.careful = _found(segments, temperature)
         real = found.pop(0) if len(targets) else (None, None)
         terms = (*real, found[0][1] if found else None)
         zero = student.new_zeros(3, dtype=torch.promote_types(student.dtype, torch.float32))
@@ -169,10 +169,21 @@ class _TermsByChunks(torch.autograd.Function):
         if grad is None or factor is None:
             grad = torch.empty_like(student, memory_format=torch.contiguous_format)
             for rows in _segments(student, teacher, targets, ctx.temperature, given, grad):
-                execute.run(rows, _objective(rows, ctx.temperature))
+                execute.run(rows, _objective(rows, ctx.temperature), ctx.careful)
         elif factor != 1.0:
             grad.mul_(factor)
         return grad, None, None, None, None
+
+
+def _found(
+    segments: list[Rows], temperature: float
+) -> tuple[list[tuple[Tensor | None, Tensor | None]], bool]:
+    """Both terms of each segment, and whether they took care."""
+    for careful in (False, True):
+        found = [execute.terms(x, _objective(x, temperature), careful) for x in segments]
+        if all(x is None or math.isfinite(x.item()) for pair in found for x in pair):
+            break
+    return found, careful
 
 
 def _factor(given: Weights, expected: Weights, n_real: int, n_rows: int) -> float | None:

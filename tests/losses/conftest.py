@@ -131,6 +131,21 @@ def masked(data: Data) -> Data:
     return data._replace(student=student, teacher=teacher, targets=targets)
 
 
+def apart(data: Data, label: int, factor: float = 1.5) -> Data:
+    """Class 0 of the first and last row so far below that the others' exp(s - s_0) overflows.
+
+    With T = 4 their exp((s - s_0)/T) does not, unless the factor is above 4.
+    """
+    student, teacher = data.student.clone(), data.teacher.clone()
+    lowest = -factor * math.log(torch.finfo(torch.promote_types(student.dtype, torch.float32)).max)
+    student[::6, 0] = teacher[::6, 0] = lowest
+    targets = data.targets
+    if targets is not None:
+        targets = targets.clone()
+        targets[0] = label
+    return data._replace(student=student, teacher=teacher, targets=targets)
+
+
 def strided(data: Data) -> Data:
     """Views that are not contiguous."""
     assert data.targets is not None
@@ -172,6 +187,12 @@ CASES: dict[str, Callable[[torch.dtype], Data]] = {
     "masked_ignored": lambda d: ignoring(masked(make(real=4, dtype=d)), 2),
     "masked_soft": lambda d: soft(masked(make(real=4, dtype=d))),
     "masked_none": lambda d: masked(make(real=4, dtype=d, reduction="none")),
+    "apart": lambda d: apart(make(real=4, dtype=d), 0),
+    "apart_ignored": lambda d: apart(make(real=4, dtype=d), -100),
+    "apart_none": lambda d: apart(make(real=4, dtype=d, reduction="none"), 0),
+    "apart_labels_alone": lambda d: apart(make(dtype=d, kd_weight=0.0), 0),
+    "far_apart": lambda d: apart(make(real=4, dtype=d), 1, factor=6.0),
+    "far_apart_unlabelled": lambda d: apart(make(real=None, dtype=d), 0, factor=6.0),
     "two_classes": lambda d: make(classes=2, dtype=d),
     "one_row": lambda d: make(rows=1, real=1, dtype=d),
     "equal": lambda d: make(real=4, dtype=d, scale=0.0),

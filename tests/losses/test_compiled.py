@@ -31,6 +31,7 @@ def available() -> None:
 
 
 NAMES = ["usual", "generated", "row_weights", "masked", "masked_ignored", "large",
+         "apart", "apart_ignored", "far_apart",
          "none", "soft", "smoothing", "strided", "equal",
          "no_teacher_term", "unlabelled"]  # fmt: skip
 

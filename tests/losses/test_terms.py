@@ -88,6 +88,25 @@ def test_by_chunks(
 
 
 @pytest.mark.usefixtures("by_chunks")
+@pytest.mark.parametrize("code", ["eager", "compiled"])
+@pytest.mark.parametrize("expected", [None, WEIGHTS[0]])
+@pytest.mark.parametrize("name", ["apart", "far_apart", "large"])
+def test_logits_far_apart(
+    cases: Any, monkeypatch: pytest.MonkeyPatch, code: str, expected: Any, name: str
+) -> None:
+    monkeypatch.setattr(execute, "fastest", lambda *_: code)
+    inputs = cases[name](torch.float32)
+    student = inputs.student.requires_grad_()
+    found = kd_terms(student, *inputs[1:3], weights=expected)
+    slow = plain(student, *inputs[1:3])
+    torch.testing.assert_close(tuple(found), tuple(slow), rtol=1e-5, atol=1e-5)
+    for weights in WEIGHTS[:2]:
+        (grad,) = torch.autograd.grad(weighted(found, weights), student, retain_graph=True)
+        (known,) = torch.autograd.grad(weighted(slow, weights), student, retain_graph=True)
+        torch.testing.assert_close(grad, known, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("by_chunks")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_by_chunks_in_other_precisions(data: Any, dtype: torch.dtype) -> None:
     inputs = data(7, 5, 4, dtype)
