@@ -1,14 +1,15 @@
 """The objective for small logits, where calls cost more than arithmetic.
 
-With the terms of ``kernels``: Tu and Tv lie in one buffer, so that maximum, scaling and exponential
-are one call each; sums over classes are a product with ones, which takes less than a reduction. The
-loss is one dot product:
+The terms are those of ``kernels`` with u = s/T and v = t/T: nothing is taken off before the
+exponentials. Student and teacher lie in one buffer, so that scaling and exponential are one call
+each; sums over classes are a product with ones, which takes less than a reduction. The loss is one
+dot product:
 
-    L = sum_rc (-b T p - a e_y)_rc (Tu)_rc + sum_rc (b T p)_rc (Tv)_rc
-        + sum_r (a log Z_1 + b T^2 log Z_s - b T^2 log Z_t)_r
+    L = sum_rc (-b T p)_rc (s - t)_rc + sum_r (b T^2 log(Z_s/Z_t) - a log(exp(s_y)/Z_1))_r
 
-where the first factor is the gradient's share of label and teacher. Buffers, their views and
-whatever depends on shapes and weights alone are made once and kept.
+where the first factor is the gradient's share of the teacher. Where logits are so large or so small
+that a sum or its inverse overflows, the loss is not finite, and the caller asks ``kernels``.
+Buffers, their views and whatever depends on shapes and weights alone are made once and kept.
 """
 
 from functools import lru_cache, partial
@@ -19,7 +20,7 @@ from torch import Tensor
 
 # With more logits the chunked kernel, which fits the cache, wins; with more classes it needs less
 # memory.
-MOST_LOGITS, MOST_CLASSES = 40_000, 999
+MOST_LOGITS, MOST_CLASSES = 100_000, 999
 
 _empty = partial(torch.empty, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
 
@@ -28,38 +29,44 @@ class Buffers(NamedTuple):
     """Scratch of one call, as views of two stretches of memory.
 
     Attributes:
-        logits: Tu of the student, then Tv of the teacher, (2R, C).
-        student: Tu, (R, C).
-        top: Maximum of each row, (2R, 1).
+        logits: Those of the student, then those of the teacher, (2R, C).
+        student: The first of them, (R, C).
+        teacher: The second, (R, C).
+        apart: Their differences, (R, C).
         probs: exp(u)^T, exp(u), exp(v), (3R, C); later each one's share in the gradient.
         both: The last two of these, (2R, C).
         hard: The first, (R, C).
         soft: The second, (R, C).
-        known: The third, (R, C); later with the label's share.
+        known: The third, (R, C).
         real: ``known`` of the real rows, (B, C).
-        teacher: The third's share with its sign changed, (R, C).
+        label: exp(s_y) of the real rows, (B, 1).
         partition: Sums of ``probs``, (3R,).
         partitions: The same, (3R, 1).
         share: (3R, 1).
-        log_z: Logarithms of the sums, (3R,).
-        terms: ``logits`` and ``log_z`` in a row, (2R*C + 3R,).
-        weights: Their weights in the loss: ``known``, ``teacher`` and constants, (2R*C + 3R,).
+        above: ``label`` with 1 for generated rows, and Z_s, (2, R).
+        below: Z_1 and Z_t, (2, R).
+        ratios: The logarithms of ``above`` over ``below``, (2, R).
+        terms: ``apart`` and ``ratios`` in a row, (R*C + 2R,).
+        weights: Their weights in the loss: ``known`` and constants, (R*C + 2R,).
     """
 
     logits: Tensor
     student: Tensor
-    top: Tensor
+    teacher: Tensor
+    apart: Tensor
     probs: Tensor
     both: Tensor
     hard: Tensor
     soft: Tensor
     known: Tensor
     real: Tensor
-    teacher: Tensor
+    label: Tensor
     partition: Tensor
     partitions: Tensor
     share: Tensor
-    log_z: Tensor
+    above: Tensor
+    below: Tensor
+    ratios: Tensor
     terms: Tensor
     weights: Tensor
 
@@ -87,7 +94,7 @@ class Small:
             a[:n_real], b[:n_real] = label, soft
             self.inverse, self.ones = _empty(()).fill_(1 / t), _empty(n_classes).fill_(1.0)
             self.gradient = torch.cat((a, b * t, -b * t)).unsqueeze(1)
-            self.loss = torch.cat((a, b * t * t, -b * t * t))
+            self.loss = torch.cat((-a, b * t * t))
             self.target = -a[:n_real].unsqueeze(1)
 
     def __call__(
@@ -112,15 +119,17 @@ class Small:
             lent = spare.pop()  # atomic; threads and nested calls get buffers of their own
         except IndexError:
             lent = self.buffers()
+        index = targets.unsqueeze(1)
         torch.cat((student, teacher), out=lent.logits)
-        lent.logits.sub_(torch.amax(lent.logits, 1, True, out=lent.top))
+        torch.sub(lent.student, lent.teacher, out=lent.apart)
         torch.exp(lent.student, out=lent.hard)
+        torch.gather(lent.hard, 1, index, out=lent.label)
         torch.mul(lent.logits, self.inverse, out=lent.both).exp_()
-        torch.log(torch.mv(lent.probs, self.ones, out=lent.partition), out=lent.log_z)
+        torch.mv(lent.probs, self.ones, out=lent.partition)
+        torch.div(lent.above, lent.below, out=lent.ratios).log_()
         lent.probs.mul_(torch.div(self.gradient, lent.partitions, out=lent.share))
-        torch.neg(lent.known, out=lent.teacher)
-        lent.real.scatter_add_(1, targets.unsqueeze(1), self.target)
         loss = torch.dot(lent.terms, lent.weights)
+        lent.real.scatter_add_(1, index, self.target)
         grad = torch.add(lent.hard, lent.soft).add_(lent.known)
         spare.append(lent)
         if out is not None:
@@ -132,16 +141,19 @@ class Small:
         n_rows, n_real, n_classes = self.shape
         size = n_rows * n_classes
         with torch.inference_mode(False):
-            terms, shares = _empty(2 * size + 3 * n_rows), _empty(4 * size + 3 * n_rows)
-            shares[4 * size :] = self.loss
-            logits, log_z = terms[: 2 * size].view(-1, n_classes), terms[2 * size :]
-            hard, soft, known, teacher = shares[: 4 * size].view(4, n_rows, n_classes)
-            probs, partition = shares[: 3 * size].view(-1, n_classes), _empty(3 * n_rows)
+            logits, sums = _empty(2 * n_rows, n_classes), _empty(4 * n_rows).fill_(1.0)
+            terms, shares = _empty(size + 2 * n_rows), _empty(3 * size + 2 * n_rows)
+            shares[3 * size :] = self.loss
+            probs = shares[: 3 * size].view(-1, n_classes)
+            hard, soft, known = probs.split(n_rows)
+            above, below = sums.view(2, 2, n_rows).unbind(1)
+            partition = sums[n_rows:]
             return Buffers(
-                logits, logits[:n_rows], _empty(2 * n_rows, 1),
-                probs, probs[n_rows:], hard, soft, known, known[:n_real], teacher,
-                partition, partition.unsqueeze(1), _empty(3 * n_rows, 1),
-                log_z, terms, shares[2 * size :],
+                logits, logits[:n_rows], logits[n_rows:], terms[:size].view(-1, n_classes),
+                probs, probs[n_rows:], hard, soft, known, known[:n_real],
+                sums[:n_real].unsqueeze(1), partition, partition.unsqueeze(1),
+                _empty(3 * n_rows, 1), above, below, terms[size:].view(2, n_rows),
+                terms, shares[2 * size :],
             )  # fmt: skip
 
 

@@ -146,6 +146,13 @@ def apart(data: Data, label: int, factor: float = 1.5) -> Data:
     return data._replace(student=student, teacher=teacher, targets=targets)
 
 
+def moved(data: Data, factor: float) -> Data:
+    """All logits moved by a multiple of where exponentials overflow."""
+    exact = torch.promote_types(data.student.dtype, torch.float32)
+    offset = factor * math.log(torch.finfo(exact).max)
+    return data._replace(student=data.student + offset, teacher=data.teacher + offset)
+
+
 def strided(data: Data) -> Data:
     """Views that are not contiguous."""
     assert data.targets is not None
@@ -193,6 +200,10 @@ CASES: dict[str, Callable[[torch.dtype], Data]] = {
     "apart_labels_alone": lambda d: apart(make(dtype=d, kd_weight=0.0), 0),
     "far_apart": lambda d: apart(make(real=4, dtype=d), 1, factor=6.0),
     "far_apart_unlabelled": lambda d: apart(make(real=None, dtype=d), 0, factor=6.0),
+    **{
+        f"moved_{factor}": lambda d, factor=factor: moved(make(real=4, dtype=d), factor)
+        for factor in (-1.2, -1.05, -0.99, -0.95, 0.95, 1.05, 4.2)
+    },
     "two_classes": lambda d: make(classes=2, dtype=d),
     "one_row": lambda d: make(rows=1, real=1, dtype=d),
     "equal": lambda d: make(real=4, dtype=d, scale=0.0),
