@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fskd.losses.chunks import Rows
-from fskd.losses.kernels import n_squarings
+from fskd.losses.kernels import MOST_SUM, n_squarings
 from fskd.losses.targets import IGNORED
 
 Variant = Callable[..., Sequence[Tensor]]  # the loss and, unless it has a place, the gradient
@@ -222,7 +222,7 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
         z_label = power.sum(1, keepdim=True)
         # An ignored row may point at a class that is off, and 0 * inf is NaN.
         ce = torch.where(label > 0, label * (z_label.log() + top - picked), 0.0)
-        right = ((targets == within) | (known == 0)) & (z_label < math.inf)
+        right = ((targets == within) | (known == 0)) & (z_label < MOST_SUM)
         ce = ce + torch.where(right, 0.0, math.nan)
         loss = kl + ce
         hit = numbers == targets.to(numbers.dtype)

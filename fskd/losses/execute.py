@@ -144,7 +144,7 @@ def compute(
     """Loss and gradient by the fused kernels.
 
     On a CPU the usual case is tried first: a label that is no class shows as an index out of range
-    or NaN, a class that is -inf in both logits as NaN and one that is hundreds above the label as a
+    or NaN, a class that is -inf in both logits as NaN and one that is far above the label as a
     loss that is not finite, so what is absent costs nothing.
 
     Args:

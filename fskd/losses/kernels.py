@@ -11,8 +11,9 @@ third exponential otherwise. Nothing here knows autograd.
 
 The class k is the label, or the first class where there is none: to look for the largest logit
 takes as long as its exponential. A sum is then at least 1, so that nothing is lost to underflow;
-where a class is so far above k that one overflows, the loss is not finite, and the caller asks
-again for the ``careful`` way, with k the largest and a place for classes at -inf.
+where a class is so far above k that one overflows, or nearly, the loss is made one that is not
+finite, and the caller asks again for the ``careful`` way, with k the largest and a place for
+classes at -inf.
 """
 
 import math
@@ -24,6 +25,8 @@ import torch
 from torch import Tensor
 
 from fskd.losses.chunks import Rows, by_chunks, place, put
+
+MOST_SUM = 1e30  # of exp(u)^T over the classes
 
 
 class Sums(NamedTuple):
@@ -261,7 +264,8 @@ def _terms(rows: Rows, sums: Sums, temperature: float) -> tuple[Tensor | None, T
     inner, z_teacher, z, z_label, mass, picked = sums
     ce = kl = None
     if z_label is not None and picked is not None:
-        ce = z_label.log()
+        # What is divided by more has fewer digits than others, or none.
+        ce = z_label.log().masked_fill_(z_label > MOST_SUM, math.nan)
         if mass is not None:
             ce.mul_(mass)
         ce.add_(picked, alpha=-temperature).mul_(rows.label)

@@ -5,13 +5,17 @@ exponentials. Student and teacher lie in one buffer, so that scaling and exponen
 each; sums over classes are a product with ones, which takes less than a reduction. The loss is one
 dot product:
 
-    L = sum_rc (-b T p)_rc (s - t)_rc + sum_r (b T^2 log(Z_s/Z_t) - a log(exp(s_y)/Z_1))_r
+    L = sum_rc (-b T p)_rc (s - t)_rc + sum_r (a log(Z_1/exp(s_y)) - b T^2 log(Z_t/Z_s))_r
 
 where the first factor is the gradient's share of the teacher. Where logits are so large or so small
-that a sum or its inverse overflows, the loss is not finite, and the caller asks ``kernels``.
+that a sum overflows or loses digits, the loss is made one that is not finite, and the caller asks
+``kernels``: the factors of the gradient's shares are terms of the loss too, with weights of 0, and
+those of the label are so large until the end that they overflow in time.
+
 Buffers, their views and whatever depends on shapes and weights alone are made once and kept.
 """
 
+import math
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -42,12 +46,12 @@ class Buffers(NamedTuple):
         label: exp(s_y) of the real rows, (B, 1).
         partition: Sums of ``probs``, (3R,).
         partitions: The same, (3R, 1).
-        share: (3R, 1).
-        above: ``label`` with 1 for generated rows, and Z_s, (2, R).
-        below: Z_1 and Z_t, (2, R).
+        share: Factors of ``probs`` in the gradient, (3R, 1).
+        above: Z_1 and Z_t, (2, R).
+        below: ``label`` with 1 for generated rows, and Z_s, (2, R).
         ratios: The logarithms of ``above`` over ``below``, (2, R).
-        terms: ``apart`` and ``ratios`` in a row, (R*C + 2R,).
-        weights: Their weights in the loss: ``known`` and constants, (R*C + 2R,).
+        terms: ``apart``, ``ratios`` and ``share`` in a row, (R*C + 5R,).
+        weights: Their weights in the loss: ``known`` and constants, (R*C + 5R,).
     """
 
     logits: Tensor
@@ -93,8 +97,11 @@ class Small:
             a, b = _empty(n_rows).zero_(), _empty(n_rows).fill_(generated)
             a[:n_real], b[:n_real] = label, soft
             self.inverse, self.ones = _empty(()).fill_(1 / t), _empty(n_classes).fill_(1.0)
-            self.gradient = torch.cat((a, b * t, -b * t)).unsqueeze(1)
-            self.loss = torch.cat((-a, b * t * t))
+            # Of the label's: overflows where Z_1 is below 1e-27, and then some exponentials 0.
+            scale = 2.0 ** (40 - math.frexp(label)[1])
+            self.gradient = torch.cat((a * scale, b * t, -b * t)).unsqueeze(1)
+            self.unscale = 1 / scale
+            self.loss = torch.cat((a, -b * t * t, _empty(3 * n_rows).zero_()))
             self.target = -a[:n_real].unsqueeze(1)
 
     def __call__(
@@ -130,7 +137,7 @@ class Small:
         lent.probs.mul_(torch.div(self.gradient, lent.partitions, out=lent.share))
         loss = torch.dot(lent.terms, lent.weights)
         lent.real.scatter_add_(1, index, self.target)
-        grad = torch.add(lent.hard, lent.soft).add_(lent.known)
+        grad = torch.add(lent.soft, lent.hard, alpha=self.unscale).add_(lent.known)
         spare.append(lent)
         if out is not None:
             return loss, out.copy_(grad)
@@ -142,17 +149,18 @@ class Small:
         size = n_rows * n_classes
         with torch.inference_mode(False):
             logits, sums = _empty(2 * n_rows, n_classes), _empty(4 * n_rows).fill_(1.0)
-            terms, shares = _empty(size + 2 * n_rows), _empty(3 * size + 2 * n_rows)
+            terms, shares = _empty(size + 5 * n_rows), _empty(3 * size + 5 * n_rows)
             shares[3 * size :] = self.loss
+            apart, ratios, share = terms.split((size, 2 * n_rows, 3 * n_rows))
             probs = shares[: 3 * size].view(-1, n_classes)
             hard, soft, known = probs.split(n_rows)
-            above, below = sums.view(2, 2, n_rows).unbind(1)
+            below, above = sums.view(2, 2, n_rows).unbind(1)
             partition = sums[n_rows:]
             return Buffers(
-                logits, logits[:n_rows], logits[n_rows:], terms[:size].view(-1, n_classes),
+                logits, logits[:n_rows], logits[n_rows:], apart.view(-1, n_classes),
                 probs, probs[n_rows:], hard, soft, known, known[:n_real],
                 sums[:n_real].unsqueeze(1), partition, partition.unsqueeze(1),
-                _empty(3 * n_rows, 1), above, below, terms[size:].view(2, n_rows),
+                share.unsqueeze(1), above, below, ratios.view(2, n_rows),
                 terms, shares[2 * size :],
             )  # fmt: skip
 

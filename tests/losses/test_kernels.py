@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fskd.losses import chunks, execute, kd_loss, kd_loss_and_grad, kernels
 from fskd.losses.small import Small
+from fskd.losses.targets import kd_objective
 
 untyped = inspect.unwrap(kd_loss)
 untyped_grad = inspect.unwrap(kd_loss_and_grad)
@@ -54,6 +55,46 @@ def test_small_and_large_paths_meet(data: Any, monkeypatch: pytest.MonkeyPatch) 
     large = kd_loss_and_grad(*inputs[:3], impl="eager")
     execute._planned.cache_clear()
     torch.testing.assert_close(small, large, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize("level", [-60, -70, -86, -88, -90, -92, -96, -100, -103, -104, -110])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_rows_far_below_zero(level: float, temperature: float, flush: bool) -> None:
+    """Whose exponentials have fewer digits than others, or none."""
+    student = torch.tensor([[level, level - 1.0]], requires_grad=True)
+    teacher, targets = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
+    exact = student.detach().double().requires_grad_()
+    expected = kd_objective(exact, teacher.double(), targets, temperature=temperature)
+    expected.backward()
+    torch.set_flush_denormal(flush)
+    try:
+        loss = kd_loss(student, teacher, targets, temperature=temperature, impl="eager")
+        loss.backward()
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(loss.double(), expected, rtol=3e-5, atol=0)
+    torch.testing.assert_close(student.grad.double(), exact.grad, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize("gap", [60.0, 68.0, 70.0, 76.0, 80.0, 84.0, 87.0, 88.0, 89.0, 120.0])
+def test_labels_far_below_another_class(gap: float, flush: bool) -> None:
+    """Whose sums are so large that their inverses have fewer digits than others, or none."""
+    student = torch.zeros(2, 50_001).index_fill_(1, torch.tensor([7]), gap).requires_grad_()
+    teacher, targets = student.detach() / 8, torch.tensor([3, 7])
+    exact = student.detach().double().requires_grad_()
+    expected = kd_objective(exact, teacher.double(), targets)
+    expected.backward()
+    torch.set_flush_denormal(flush)
+    try:
+        loss = kd_loss(student, teacher, targets, impl="eager")
+        loss.backward()
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
+    bound = 1e-6 * exact.grad.abs().max().item()
+    torch.testing.assert_close(student.grad.double(), exact.grad, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize(
