@@ -69,7 +69,7 @@ def covers(rows: Rows, smoothing: float) -> bool:
 def run(rows: Rows, temperature: float, mean: bool) -> Tensor | None:
     """As ``kernels.run`` for rows that are covered; None without compiler or with many variants.
 
-    Ignored labels need no care before. One that is no class, and on a CPU logits that are hundreds
+    Ignored labels need no care before. One that is no class, and on a CPU logits that are far
     apart, make the loss one that is not finite.
     """
     made = _made(rows, temperature, mean, apart=False)
@@ -204,6 +204,7 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
         targets = F.pad(targets, (0, n_rows - kind.n_real), value=IGNORED).unsqueeze(1)
         # An index out of range would be a crash; it becomes a loss that is NaN.
         within = targets.clamp(0, n_classes - 1)
+        picked = student.gather(1, within).to(exact)
     top, u = _shifted(student, within, temperature, exact)
     v = _shifted(teacher, within, temperature, exact)[1]
     exp_u, exp_v = u.exp(), v.exp()
@@ -217,7 +218,6 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
         label = label * known
         if kind.mean:
             label = label * (kind.n_real / known.sum().clamp(min=1.0))
-        picked = student.gather(1, cast(Tensor, within)).to(exact)
         power = _power(exp_u, u, temperature)
         z_label = power.sum(1, keepdim=True)
         # An ignored row may point at a class that is off, and 0 * inf is NaN.

@@ -56,7 +56,7 @@ def run(rows: Rows, temperature: float, smoothing: float = 0.0, careful: bool = 
         rows: The rows.
         temperature: T > 0.
         smoothing: Share of the label that goes to the K-1 wrong classes.
-        careful: Whether logits may be hundreds apart, or a class -inf in both of them, whose
+        careful: Whether logits may be far apart, or a class -inf in both of them, whose
             p (v - u) is 0 then, not NaN.
     """
     ce, kl = terms(rows, temperature, smoothing, careful)
@@ -108,8 +108,7 @@ def _soft_chunk(rows: Rows, buffers: Sequence[Tensor], temperature: float, caref
     inner, z_teacher = _compare(rows, u, v, p, temperature, careful)
     z = u.exp_().sum(1, keepdim=True)
     if rows.grad is not None:
-        g = torch.addcmul(p, u, rows.soft.div(z), out=p)
-        _finish(rows, g, 0.0)
+        _finish(rows, p.addcmul_(u, rows.soft.div(z)), 0.0)
     return Sums(inner, z_teacher, z)
 
 
@@ -132,8 +131,7 @@ def _joint_chunk(
             soft.add_(label)
         else:
             p.addcmul_(hard, label)
-        g = torch.addcmul(p, u, soft, out=p)
-        _finish(rows, g, smoothing)
+        _finish(rows, p.addcmul_(u, soft), smoothing)
     return Sums(inner, z_teacher, z, z_label, mass, picked)
 
 

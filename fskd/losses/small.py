@@ -30,7 +30,7 @@ _empty = partial(torch.empty, dtype=torch.float32, device="cpu")  # whatever tor
 
 
 class Buffers(NamedTuple):
-    """Scratch of one call, as views of two stretches of memory.
+    """Scratch of one call, as views of a few stretches of memory.
 
     Attributes:
         logits: Those of the student, then those of the teacher, (2R, C).

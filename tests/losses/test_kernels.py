@@ -3,6 +3,7 @@
 import gc
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -57,41 +58,41 @@ def test_small_and_large_paths_meet(data: Any, monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(small, large, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("flush", [False, True])
+@pytest.fixture(params=[False, True])
+def flush(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Denormal numbers as they are, then as 0."""
+    torch.set_flush_denormal(request.param)
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("flush")
 @pytest.mark.parametrize("level", [-60, -70, -86, -88, -90, -92, -96, -100, -103, -104, -110])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_rows_far_below_zero(level: float, temperature: float, flush: bool) -> None:
+def test_rows_far_below_zero(level: float, temperature: float) -> None:
     """Whose exponentials have fewer digits than others, or none."""
     student = torch.tensor([[level, level - 1.0]], requires_grad=True)
     teacher, targets = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
     exact = student.detach().double().requires_grad_()
     expected = kd_objective(exact, teacher.double(), targets, temperature=temperature)
     expected.backward()
-    torch.set_flush_denormal(flush)
-    try:
-        loss = kd_loss(student, teacher, targets, temperature=temperature, impl="eager")
-        loss.backward()
-    finally:
-        torch.set_flush_denormal(False)
+    loss = kd_loss(student, teacher, targets, temperature=temperature, impl="eager")
+    loss.backward()
     torch.testing.assert_close(loss.double(), expected, rtol=3e-5, atol=0)
     torch.testing.assert_close(student.grad.double(), exact.grad, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.usefixtures("flush")
 @pytest.mark.parametrize("gap", [60.0, 68.0, 70.0, 76.0, 80.0, 84.0, 87.0, 88.0, 89.0, 120.0])
-def test_labels_far_below_another_class(gap: float, flush: bool) -> None:
+def test_labels_far_below_another_class(gap: float) -> None:
     """Whose sums are so large that their inverses have fewer digits than others, or none."""
     student = torch.zeros(2, 50_001).index_fill_(1, torch.tensor([7]), gap).requires_grad_()
     teacher, targets = student.detach() / 8, torch.tensor([3, 7])
     exact = student.detach().double().requires_grad_()
     expected = kd_objective(exact, teacher.double(), targets)
     expected.backward()
-    torch.set_flush_denormal(flush)
-    try:
-        loss = kd_loss(student, teacher, targets, impl="eager")
-        loss.backward()
-    finally:
-        torch.set_flush_denormal(False)
+    loss = kd_loss(student, teacher, targets, impl="eager")
+    loss.backward()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
     bound = 1e-6 * exact.grad.abs().max().item()
     torch.testing.assert_close(student.grad.double(), exact.grad, rtol=0, atol=bound)
