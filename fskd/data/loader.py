@@ -18,6 +18,12 @@ from fskd.errors import SettingError
 from fskd.seeding import derive, to_device, torch_generator
 from fskd.types import Batch, ImageSet
 
+# Pixels of the images that go through a network at once where nothing is learned. On a CPU the maps
+# of so many stay in the cache and below the size from which every pass gets fresh memory, page by
+# page, from the system; twice as many take up to twice the time. On a GPU launches cost more.
+PIXELS = {"cpu": 100_000}
+PIXELS_ELSEWHERE = 1 << 20
+
 
 class IndexStream:
     """Indices of every step: permutations of 0..n-1 laid end to end and cut into rows.
@@ -251,6 +257,18 @@ def make_loader(
     return WorkerLoader(source, subset, rows, moves, seed, device, workers, rank, world)
 
 
+def rows_at_once(size: tuple[int, ...], device: torch.device) -> int:
+    """How many images (C, H, W) go through a network at once in evaluation.
+
+    Example:
+        >>> [rows_at_once((1, side, side), torch.device("cpu")) for side in (8, 28, 224)]
+        [256, 127, 8]
+    """
+    pixels = PIXELS.get(device.type, PIXELS_ELSEWHERE)
+    low, high = (8, 256) if device.type in PIXELS else (1, 4096)
+    return min(max(pixels // (size[-2] * size[-1]), low), high)
+
+
 def chunks(
     source: ImageSet,
     device: torch.device,
@@ -264,12 +282,10 @@ def chunks(
         source: The images.
         device: Where they are put.
         subset: Positions; all of them if None.
-        rows: Images at a time; by default as many as have the pixels of 1,024 images of 32x32.
+        rows: Images at a time; ``rows_at_once`` if None.
         workers: Decoding processes for images on disk.
     """
-    if rows is None:
-        rows = max(1024 * 32 * 32 // (source.size[1] * source.size[2]), 1)
-    rows = min(rows, 4096)
+    rows = rows or rows_at_once(source.size, device)
     order = torch.arange(len(source)) if subset is None else subset
     if isinstance(source.images, Tensor):
         for part in order.split(rows):

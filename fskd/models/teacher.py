@@ -1,6 +1,7 @@
 """The teacher: frozen, in eval mode, its logits kept where a sample has only one view."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +29,22 @@ class Teacher:
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.momentum = 0.0  # train mode (OFD) must not move the running statistics
         self.queries = 0
-        self._cache: Tensor | None = None
+        self._unseen: Iterable[Tensor] = ()
+        self._n_kept, self._n = 0, 0
+        self._kept: Tensor | None = None
 
-    @torch.no_grad()
-    def remember(self, images: Iterable[Tensor]) -> None:
-        """Keeps the logits of all n training examples, given in subset order."""
-        kept = []
-        for part in images:
-            self.queries += len(part)
-            kept.append(self.net(part).logits)
-        self._cache = torch.cat(kept)
+    def remember(self, images: Iterable[Tensor], n_kept: int, n: int) -> None:
+        """Keeps the logits of the first examples of the subset, from when one is first needed.
+
+        They count as asked from now on.
+
+        Args:
+            images: These examples in subset order, some at a time.
+            n_kept: How many they are.
+            n: How many examples the subset has.
+        """
+        self._unseen, self._n_kept, self._n, self._kept = images, n_kept, n, None
+        self.queries += n_kept
 
     @torch.no_grad()
     def ask(self, inputs: Tensor, read: frozenset[str] = LOGITS) -> Outputs:
@@ -70,12 +77,38 @@ class Teacher:
         if self.net.training != train_mode:
             self.net.train(train_mode)
         with torch.set_grad_enabled(with_grad):
-            if self._cache is None or read != LOGITS or with_grad:
+            if not self._n_kept or read != LOGITS or with_grad:
                 self.queries += len(batch.inputs)
                 return self.net(batch.inputs, read)
-            known = self._cache[batch.indices]
-            rest = batch.inputs[batch.n_real :]
-            if not len(rest):
-                return Outputs(logits=known)
-            self.queries += len(rest)
-            return Outputs(logits=torch.cat([known, self.net(rest).logits.to(known.dtype)]))
+            return Outputs(logits=self._recalled(batch))
+
+    def _recalled(self, batch: Batch) -> Tensor:
+        """Logits of all rows, those of remembered examples without asking."""
+        memory, n_real = self._memory(), batch.n_real
+        if self._n_kept == self._n:  # the usual case, in which nobody looks at the indices
+            known, rest = memory[batch.indices], batch.inputs[n_real:]
+            return torch.cat([known, self._asked(rest, memory)]) if len(rest) else known
+        old = torch.zeros(len(batch.inputs), dtype=torch.bool, device=memory.device)
+        old[:n_real] = batch.indices < self._n_kept
+        logits = memory.new_empty(len(old), memory.shape[1])
+        logits[old] = memory[batch.indices[old[:n_real]]]
+        if not old.all():
+            logits[~old] = self._asked(batch.inputs[~old], memory)
+        return logits
+
+    def _asked(self, inputs: Tensor, like: Tensor) -> Tensor:
+        self.queries += len(inputs)
+        return self.net(inputs).logits.to(like.dtype)
+
+    def _memory(self) -> Tensor:
+        """The remembered logits, (n_kept, K)."""
+        if self._kept is None:
+            start = 0
+            for part in self._unseen:
+                logits = self.net(part).logits
+                if self._kept is None:  # filled in place: no second copy at the end
+                    self._kept = logits.new_empty(self._n_kept, logits.shape[1])
+                self._kept[start : start + len(part)] = logits
+                start += len(part)
+            self._unseen = ()
+        return cast(Tensor, self._kept)

@@ -234,8 +234,9 @@ class RunDir:
         whole = (self.result, self.failed, self.state, self.metrics, self.episodes, self.student)
         for path in whole:
             path.unlink(missing_ok=True)
-        for path in self.path.glob("peer*.safetensors"):
-            path.unlink()
+        for name in ("peer*.safetensors", "test_logits.safetensors"):
+            for path in self.path.glob(name):
+                path.unlink()
         self.clean()
 
     def clean(self) -> None:

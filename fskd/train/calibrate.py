@@ -24,7 +24,7 @@ from fskd.train.measure import TRAIN_POINTS
 from fskd.train.prepare import Job, prepare
 from fskd.train.ranking import COMPUTE
 from fskd.train.task import DistillTask
-from fskd.train.training import keeps_logits
+from fskd.train.training import logits_kept
 from fskd.train.watch import Counts, Watch
 
 # Seconds to spend on one measurement, in how many blocks, and most repetitions in a block.
@@ -124,8 +124,9 @@ def _rates(job: Job, fabric: Fabric) -> Rates:
     for net in filter(None, (*job.students, job.teacher)):
         net.to(memory_format=torch.channels_last)  # as the default of runtime.channels_last
     some = job.subset.train[:IMAGES]
-    if teacher is not None and keeps_logits(job, not job.config.data.augment.active):
-        teacher.remember(images for images, _ in chunks(job.data.train, device, some))
+    if teacher is not None and logits_kept(job, not job.config.data.augment.active):
+        images = (images for images, _ in chunks(job.data.train, device, some))
+        teacher.remember(images, len(some), len(some))
     step = _per_call(lambda n: _train(job, teacher, fabric, n), fabric)
 
     def per_row(net: FeatureNet | None) -> float:

@@ -155,7 +155,9 @@ def _one(
         counts = train(task, session, asked, "student", Tracks(session.screen.say))
         if session.main:
             begun = time.perf_counter()
-            found = measure(task, asked, about, session.device, session.test_logits, N_PATHS)
+            # Every episode asks about images of its own, so nothing is kept beside the teacher.
+            whose = None if about is None else {k: v for k, v in about.items() if k != "run"}
+            found, _ = measure(task, asked, whose, session, N_PATHS)
             teacher_top1 = found["teacher"]["top1"] if "teacher" in found else None
             record = {
                 "episode": number,

@@ -14,7 +14,7 @@ from fskd.errors import SettingError
 from fskd.train.batches import BatchMaker
 from fskd.train.loop import phase_steps
 from fskd.train.prepare import NOTHING_GIVEN, Given, Job, load_data
-from fskd.train.training import keeps_logits
+from fskd.train.training import logits_kept
 from fskd.types import Batch, DataSplits, ImageSet, Progress
 
 
@@ -83,18 +83,18 @@ def cost(job: Job) -> Cost:
         job.data.train, job.subset.train, job.real_rows, config.data.augment, config.seed, cpu, 0
     )
     batches = BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed)
-    kept = keeps_logits(job, loader.fixed_views)
+    n_kept = logits_kept(job, loader.fixed_views)
     n, rows, queries, start = len(job.subset.train), 0.0, 0.0, 0
     phases = job.method.phases()
     for phase, steps in zip(phases, phase_steps(phases, job.steps), strict=True):
         batch = batches.batch(Progress(phase.name, step=start), phase.reads)
         seen = len(batch.inputs)
-        known = _real_rows(job, batch, phase.reads.generated) if kept else 0
+        known = n_kept / n * _real_rows(job, batch, phase.reads.generated)
         rows += steps * seen * bool(phase.reads.student)
         queries += steps * (seen - known) * bool(phase.reads.teacher)
         start += steps
-    if job.teacher is not None and kept:
-        queries += n
+    if job.teacher is not None:
+        queries += n_kept
     return Cost(n, job.steps, round(rows), round(queries))
 
 

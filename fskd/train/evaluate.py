@@ -1,10 +1,12 @@
 """Numbers about a trained network: accuracy, calibration, and fidelity to its teacher."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fskd.data.loader import chunks
+from fskd.data.loader import chunks, rows_at_once
 from fskd.generators.mixup import interpolate
 from fskd.models.taps import FeatureNet
 from fskd.seeding import torch_generator
@@ -20,15 +22,30 @@ def predict(
     device: torch.device,
     subset: Tensor | None = None,
     workers: int = 2,
+    seen: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
-    """Logits in eval mode without augmentation, float32 (N, K) on the CPU, in order."""
+    """Logits in eval mode without augmentation, float32 (N, K) on the CPU, in order.
+
+    Args:
+        net: The network.
+        images: The images.
+        device: Where it runs.
+        subset: Positions of N of them; all if None.
+        workers: Decoding processes for images on disk.
+        seen: Told how many images have gone through, now and then.
+    """
     training = net.training
     net.eval()
-    parts = [
-        net(x).logits.float().cpu() for x, _ in chunks(images, device, subset, workers=workers)
-    ]
+    start, logits = 0, torch.empty(0)
+    for inputs, _ in chunks(images, device, subset, workers=workers):
+        part = net(inputs).logits
+        if not len(logits):  # one array that is filled: no second copy at the end
+            logits = torch.empty(len(images if subset is None else subset), part.shape[1])
+        logits[start : start + len(part)] = part
+        start += len(part)
+        seen(len(part))
     net.train(training)
-    return torch.cat(parts)
+    return logits
 
 
 def scores(logits: Tensor, targets: Tensor) -> dict[str, float | None]:
@@ -93,16 +110,16 @@ def path_variation(
     rng = torch_generator(seed, "paths")
     pairs = torch.randint(len(subset), (2, n), generator=rng)
     lam = torch.rand(n, generator=rng)
-    needed, where = subset[pairs].unique(return_inverse=True)
-    inputs = torch.cat([x.cpu() for x, _ in chunks(images, device, needed)])
-    student_logits, teacher_logits = [], []
     modes = student.training, teacher.training
     student.eval()
     teacher.eval()
-    for part in torch.arange(n).split(256):
-        points = interpolate(inputs, where[1, part], lam[part], where[0, part]).to(device)
-        student_logits.append(student(points).logits.float().cpu())
-        teacher_logits.append(teacher(points).logits.float().cpu())
+    found = []
+    for part in torch.arange(n).split(rows_at_once(images.size, device)):
+        needed, where = subset[pairs[:, part]].unique(return_inverse=True)
+        inputs = torch.cat([x for x, _ in chunks(images, device, needed, workers=0)])
+        points = interpolate(inputs, where[1].to(device), lam[part].to(device), where[0].to(device))
+        found.append((student(points).logits.float().cpu(), teacher(points).logits.float().cpu()))
     student.train(modes[0])
     teacher.train(modes[1])
-    return total_variation(torch.cat(student_logits), torch.cat(teacher_logits))
+    ours, theirs = (torch.cat(logits) for logits in zip(*found, strict=True))
+    return total_variation(ours, theirs)

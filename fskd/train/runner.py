@@ -23,6 +23,7 @@ from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
+from fskd.train.answers import keep
 from fskd.train.episodes import check_episodic, train_episodes
 from fskd.train.measure import measure
 from fskd.train.prepare import (
@@ -109,12 +110,14 @@ def _train_once(
     """Trains and measures the students of a run; the first process measures and keeps them."""
     counts = train(job, session, teacher, role, tracks)
     seconds["train"] = counts.seconds
-    begun, found = time.perf_counter(), {}
+    begun, found = time.perf_counter(), dict[str, Any]()
     if session.main:
-        found = measure(job, teacher, about, session.device, session.test_logits)
+        found, logits = measure(job, teacher, about, session)
         for i, net in enumerate(job.students):
             path = job.folder.student if i == 0 else job.folder.path / f"peer{i}.safetensors"
             save_weights(net.net, path)
+        if role == "teacher":
+            keep(job.folder.path, logits, job.data.test)
     seconds["evaluate"] = time.perf_counter() - begun
     return counts, found
 

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
+
+PATIENCE = 1.0  # seconds that a pass over images may take before it is shown
 
 
 class Screen:
@@ -29,6 +33,14 @@ class Screen:
 
     def end(self) -> None:
         """The training has ended."""
+
+    @contextmanager
+    def passing(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Around a pass over ``total`` images, which is shown if it takes long.
+
+        What it gives is told how many more of them have been seen.
+        """
+        yield lambda _: None
 
 
 class _Speed:
@@ -75,6 +87,21 @@ class LineScreen(Screen):
             f" {speed:.0f} images/s, {left:.0f} s left"
         )
 
+    @contextmanager
+    def passing(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Prints after a second, and then as often as steps do."""
+        speed, done, shown = _Speed(0), 0, time.monotonic() + PATIENCE - self.every
+
+        def seen(rows: int) -> None:
+            nonlocal done, shown
+            done += rows
+            if time.monotonic() - shown >= self.every and done < total:
+                shown = time.monotonic()
+                left = (total - done) / speed(done, 1)
+                self.say(f"{title}: {done:,}/{total:,} images, {left:.0f} s left")
+
+        yield seen
+
 
 class BarScreen(Screen):
     """A progress bar on a terminal."""
@@ -92,15 +119,7 @@ class BarScreen(Screen):
     def begin(self, title: str, steps: int, done: int) -> None:
         """Opens a bar."""
         self._speed = _Speed(done)
-        self._bar = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=12),
-            TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[info]}", table_column=Column(no_wrap=True, ratio=1)),
-            console=self.console,
-            expand=True,
-        )
+        self._bar = self._make_bar()
         self._task = self._bar.add_task(title, total=steps, completed=done, info="")
         self._bar.start()
 
@@ -116,6 +135,43 @@ class BarScreen(Screen):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    @contextmanager
+    def passing(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar after a second, below that of the training if there is one."""
+        begun, done, bar = time.monotonic(), 0, self._bar
+        own = bar is None
+        bar = bar or self._make_bar()
+        task: TaskID | None = None
+
+        def seen(rows: int) -> None:
+            nonlocal done, task
+            done += rows
+            if task is None and time.monotonic() - begun > PATIENCE:
+                task = bar.add_task(title, total=total, info="images")
+                if own:
+                    bar.start()
+            if task is not None:
+                bar.update(task, completed=done)
+
+        try:
+            yield seen
+        finally:
+            if task is not None and own:
+                bar.stop()
+            elif task is not None:
+                bar.remove_task(task)
+
+    def _make_bar(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=12),
+            TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[info]}", table_column=Column(no_wrap=True, ratio=1)),
+            console=self.console,
+            expand=True,
+        )
 
 
 def make_screen(quiet: bool) -> Screen:

@@ -1,11 +1,12 @@
 """Training of a prepared run: from the saved state or from the beginning, to the last step."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from fskd.data.loader import chunks, make_loader
 from fskd.errors import TrainingError
@@ -20,6 +21,8 @@ from fskd.train.session import Session
 from fskd.train.task import DistillTask
 from fskd.train.track import Tracks
 from fskd.train.watch import Counts, Watch
+
+MOST_KEPT = 1 << 30  # bytes of the teacher's logits
 
 
 def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks: Tracks) -> Counts:
@@ -139,11 +142,29 @@ def keeps_logits(job: Job, fixed_views: bool) -> bool:
     return fixed_views and plain and job.steps * job.real_rows > len(job.subset.train)
 
 
+def logits_kept(job: Job, fixed_views: bool) -> int:
+    """Of how many examples, the first of the subset, the teacher's logits are kept."""
+    if not keeps_logits(job, fixed_views):
+        return 0
+    return min(len(job.subset.train), MOST_KEPT // (4 * job.data.train.num_classes))
+
+
 def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
-    if keeps_logits(job, fixed_views):
-        subset = chunks(job.data.train, session.device, job.subset.train)
-        with session.fabric.autocast():
-            teacher.remember(images for images, _ in subset)
+    """What the teacher says of the subset is kept, as far as there is room."""
+    n_kept, n = logits_kept(job, fixed_views), len(job.subset.train)
+
+    def images() -> Iterator[Tensor]:
+        parts = chunks(job.data.train, session.device, job.subset.train[:n_kept])
+        with session.screen.passing("teacher on the training images", n_kept) as seen:
+            for inputs, _ in parts:
+                yield inputs
+                seen(len(inputs))
+
+    if n_kept:
+        teacher.remember(images(), n_kept, n)
+    if 0 < n_kept < n:
+        size = f"{MOST_KEPT >> 20} MiB hold the teacher's logits of {n_kept:,} of {n:,} images"
+        session.screen.say(f"{size}; it is asked about the others in every step")
 
 
 def _last_state(folder: RunDir) -> str:

@@ -5,7 +5,18 @@ import math
 import pytest
 import torch
 
-from fskd.train.evaluate import agreement, calibration_error, scores, total_variation
+from fskd.data import loader
+from fskd.data.datasets.base import load
+from fskd.models.catalog import build
+from fskd.models.taps import FeatureNet
+from fskd.train.evaluate import (
+    agreement,
+    calibration_error,
+    path_variation,
+    predict,
+    scores,
+    total_variation,
+)
 
 
 def slow_scores(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -53,3 +64,27 @@ def test_distances() -> None:
     half = torch.tensor([[1.0, 1.0]])
     assert total_variation(sure, half) == pytest.approx(0.5)
     assert agreement(torch.cat([sure, other]), torch.cat([sure, sure])) == 0.5
+
+
+def test_parts_of_a_pass_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, cpu = load("digits").test, torch.device("cpu")
+    nets = [FeatureNet(build("cnn_tiny", 10, 1)) for _ in range(2)]
+    some, seen = torch.tensor([5, 1, 598, 300, 7]), list[int]()
+
+    def measured() -> tuple[torch.Tensor, torch.Tensor, float]:
+        chosen = predict(nets[0], images, cpu, some)
+        whole = predict(nets[0], images, cpu, seen=seen.append)
+        return chosen, whole, path_variation(*nets, images, torch.arange(50), cpu, 0, 100)
+
+    chosen, whole, paths = measured()
+    assert whole.shape == (599, 10)
+    assert sum(seen) == 599
+    assert max(seen) <= 256
+    torch.testing.assert_close(chosen, whole[some])
+    monkeypatch.setitem(loader.PIXELS, "cpu", 64 * 13)  # 13 images at a time
+    seen.clear()
+    again = measured()
+    assert max(seen) == 13
+    torch.testing.assert_close(again[:2], (chosen, whole))
+    assert again[2] == pytest.approx(paths, rel=1e-5)
+    assert nets[0].training, "the mode is left as it was"

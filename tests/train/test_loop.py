@@ -349,13 +349,53 @@ def test_cached_logits_are_the_teachers() -> None:
     inputs = torch.cat([loader.batch(step).inputs for step in range(3)])
     order = torch.cat([loader.batch(step).indices for step in range(3)])
     first = torch.stack([(order == i).nonzero()[0, 0] for i in range(N)])
-    teacher.remember([inputs[first[:7]], inputs[first[7:]]])
+    teacher.remember([inputs[first[:7]], inputs[first[7:]]], N, N)
     assert teacher.queries == 11 + N
     torch.testing.assert_close(teacher.outputs(made, read).logits, plain.logits)
     assert teacher.queries == 11 + N + 3
     torch.testing.assert_close(teacher.outputs(batch, read).logits, plain.logits[:8])
     assert teacher.queries == 11 + N + 3
     assert not teacher.outputs(made, read).logits.requires_grad
+
+
+@pytest.mark.parametrize("n_kept", [1, 5, N - 1, N])
+def test_the_first_examples_are_remembered_when_one_is_needed(n_kept: int) -> None:
+    teacher = Teacher(network(1), torch.device("cpu"))
+    whole = DeviceLoader(images(), torch.arange(N), N, AugmentSettings(), 0, torch.device("cpu"))
+    rows = whole.batch(0)
+    in_order = rows.inputs[rows.indices.argsort()]
+    expected = teacher.outputs(rows, frozenset({"logits"})).logits
+    given: list[int] = []
+
+    def parts() -> Iterator[torch.Tensor]:
+        for part in in_order[:n_kept].split(4):
+            given.append(len(part))
+            yield part
+
+    teacher.queries = 0
+    teacher.remember(parts(), n_kept, N)
+    assert teacher.queries == n_kept
+    assert not given, "nothing is asked before it is needed"
+    for turn in (1, 2):
+        found = teacher.outputs(rows, frozenset({"logits"})).logits
+        torch.testing.assert_close(found, expected)
+        assert sum(given) == n_kept
+        assert teacher.queries == n_kept + turn * (N - n_kept)
+    made = rows._replace(inputs=torch.cat([rows.inputs, rows.inputs[:2] + 1]), n_generated=2)
+    both = teacher.outputs(made, frozenset({"logits"})).logits
+    torch.testing.assert_close(both[:N], expected)
+    torch.testing.assert_close(both[N:], teacher.ask(made.inputs[N:]).logits)
+
+
+def test_optimisers_are_fused() -> None:
+    weights = [torch.nn.Parameter(torch.ones(3))]
+    adam = ParamGroup([torch.nn.Parameter(torch.ones(3))], optimizer="adam")
+    for optimizer in build_optimizers(weights, [adam], OptimConfig()):
+        assert optimizer.defaults["fused"] is True
+    (elsewhere,) = build_optimizers(
+        [torch.nn.Parameter(torch.ones(3, device="meta"))], [], OptimConfig()
+    )
+    assert not elsewhere.defaults["fused"]
 
 
 def test_shards_are_the_joint_batch() -> None:
