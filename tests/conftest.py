@@ -1,4 +1,4 @@
-"""Settings that all tests share: one thread, and a folder whose tiny teacher is trained once."""
+"""Settings that all tests share: few threads, and a folder whose tiny teacher is trained once."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("FSKD_TEST_THREADS", "1")))
 
 # A run that takes a fraction of a second; the teacher sees 20 steps.
 TINY: dict[str, Any] = {

@@ -177,15 +177,21 @@ def _compile(kind: Kind, arguments: tuple[Tensor, ...]) -> Variant | None:
 
     device = arguments[0].device.type
     try:
-        from torch._inductor import standalone_compile
+        from torch._inductor import config, standalone_compile
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
         from torch.fx.experimental.proxy_tensor import make_fx
 
         with torch.no_grad(), torch.autocast(device, enabled=False):
             # Tensors of their own: two arguments that happen to be one tensor would become one.
             examples = [torch.empty_like(x) for x in arguments]
             graph = make_fx(objective, tracing_mode="fake")(*examples)
-            made = standalone_compile(graph, list(examples), dynamic_shapes="from_example_inputs")
-            first = made(*arguments)
+            # Inductor's cache on disk does not know for which vectors its code was written; built
+            # for others (ATEN_CPU_CAPABILITY, another machine) it runs and gives wrong numbers.
+            with config.patch({"cpp.simdlen": pick_vec_isa().bit_width()}):
+                made = standalone_compile(
+                    graph, list(examples), dynamic_shapes="from_example_inputs"
+                )
+                first = made(*arguments)
     except Exception as error:  # no C++ compiler, no Triton, another torch: many kinds of failure
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         _log.warning("kd_loss is not compiled (%s); the eager path goes on", reason)
@@ -210,7 +216,7 @@ def _objective(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
     exp_u, exp_v = u.exp(), v.exp()
     z_soft, z_teacher = exp_u.sum(1, keepdim=True), exp_v.sum(1, keepdim=True)
     inner = torch.where(exp_v > 0, exp_v * (v - u), 0.0).sum(1, keepdim=True)
-    kl = inner / z_teacher + z_soft.log() - z_teacher.log()
+    kl = inner / z_teacher + (z_soft / z_teacher).log()
     loss = kl = soft * kl * temperature
     grad = exp_u * (soft / z_soft) - exp_v * (soft / z_teacher)
     if kind.n_real:

@@ -5,6 +5,7 @@ which takes the gradient in closed form.
 """
 
 import math
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from fskd.losses.autograd import is_traced
 from fskd.losses.checks import check_labels
 from fskd.losses.fused_divergences import Divergence, FusedDivergence, Impl, compute
 from fskd.losses.targets import IGNORED, at_least_float32
+
+# Not Impl.__args__ where it is read: torch 2.4 cannot follow that into a compiler.
+IMPLS = get_args(Impl)
 
 
 def dkd_loss(
@@ -168,8 +172,8 @@ def _check_settings(kind: Divergence, impl: Impl) -> None:
         value = getattr(kind, name)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value}; expected a finite number of at least 0")
-    if impl not in Impl.__args__:  # type: ignore[attr-defined]
-        known = ", ".join(Impl.__args__)  # type: ignore[attr-defined]
+    if impl not in IMPLS:
+        known = ", ".join(IMPLS)
         raise ValueError(f"impl is {impl!r}; expected one of {known}")
 
 

@@ -177,9 +177,9 @@ def _compare(
     torch.sub(u, v, out=v)
     if careful:
         v.nan_to_num_(0.0, 0.0, -math.inf)
-    if rows.each is None:
-        return torch.dot(p.view(-1), v.view(-1)), z_teacher
-    return v.mul_(p).sum(1, keepdim=True), z_teacher
+    # Not torch.dot, whose few running sums lose digits over a whole chunk.
+    v.mul_(p)
+    return v.sum() if rows.each is None else v.sum(1, keepdim=True), z_teacher
 
 
 def _picked(

@@ -224,6 +224,36 @@ def twin() -> Callable[..., tuple[Tensor, Tensor]]:
     return slow
 
 
+def check(data: Data, found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    """Loss and gradient in float32, or a gradient rounded to less, against float64.
+
+    Logits of size m, scaled, are off by up to eps m/T, and so are the exponents; T^2 KL and
+    cross-entropy have weights of about 1. That is the first part of the loss's bound, a few
+    roundings of itself the second. A probability is off by as much as its exponent, and then by a
+    few roundings: the bound of a gradient.
+    """
+    eps, kept = torch.finfo(torch.float32).eps, torch.finfo(found[1].dtype).eps
+    temperature = data.options.get("temperature", 4.0)
+    weight = data.options.get("row_weights", torch.ones(1)).max().item()
+    if data.options.get("reduction") in ("sum", "none"):
+        weight *= len(data.student)
+    sizes = [x[x.isfinite()].abs().max().item() for x in (data.student, data.teacher)]
+    exponent = eps * max(sizes) / min(temperature, 1.0)
+    largest = [x[x.isfinite()].abs().max().item() for x in expected]
+    bounds = (
+        8 * eps * largest[0] + 2 * weight * max(temperature, 1.0) * exponent,
+        (8 * eps + kept) * largest[1] + 4 * exponent * largest[1],
+    )
+    for ours, theirs, bound in zip(found, expected, bounds, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=bound)
+
+
+@pytest.fixture
+def in_proportion() -> Callable[..., None]:
+    """Checks results in float32 by what its rounding may do."""
+    return check
+
+
 @pytest.fixture
 def data() -> Callable[..., Data]:
     """Random inputs."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from rounding import as_close_as_plain, exact, plain
 from torch import Tensor
 
 from fskd.losses import compiled, execute, fused, kd_loss, kd_loss_and_grad, targets
@@ -37,21 +38,26 @@ NAMES = ["usual", "generated", "row_weights", "masked", "masked_ignored", "large
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values(cases: Any, twin: Any, name: str) -> None:
+def test_values(cases: Any, twin: Any, in_proportion: Any, name: str) -> None:
     """Few shapes, since each variant takes seconds."""
     data = cases[name](torch.float32)
-    for found, expected in zip(solved(data), twin(data), strict=True):
-        bound = 5e-6 * max(expected.abs().max().item(), 1e-3)
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=bound)
+    in_proportion(data, solved(data), twin(data))
 
 
-def test_half_precision(data: Any, twin: Any) -> None:
+@pytest.mark.parametrize("scale", [1.0, 5.0, 20.0])
+def test_rounding(data: Any, scale: float) -> None:
+    """No more digits are lost than by the plain composition."""
+    draws = [data(7, 5, 7, torch.float32, scale, seed) for seed in range(12)]
+    as_close_as_plain(
+        [solved(x) for x in draws], [plain(x) for x in draws], [exact(x) for x in draws]
+    )
+
+
+def test_half_precision(data: Any, twin: Any, in_proportion: Any) -> None:
     inputs = data(dtype=torch.float16)
     loss, grad = solved(inputs)
-    expected, slow = twin(inputs)
     assert (loss.dtype, grad.dtype) == (torch.float32, torch.float16)
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(grad.double(), slow, rtol=0, atol=1e-3 * slow.abs().max().item())
+    in_proportion(inputs, (loss, grad), twin(inputs))
 
 
 def test_repeats_bit_for_bit(data: Any) -> None:
@@ -62,16 +68,16 @@ def test_repeats_bit_for_bit(data: Any) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("real", [7, 4])
 def test_ignored_labels_stay_here(
-    data: Any, twin: Any, monkeypatch: pytest.MonkeyPatch, real: int, reduction: str
-) -> None:
+    data: Any, twin: Any, in_proportion: Any, monkeypatch: pytest.MonkeyPatch, real: int,
+    reduction: str,
+) -> None:  # fmt: skip
     """Compiled code counts the labels itself, so nothing is computed a second time."""
     monkeypatch.setattr(execute.kernels, "run", None)
     monkeypatch.setattr(execute, "check_labels", None)
     inputs = data(real=real, dtype=torch.float32, reduction=reduction)
     for some in ([0, 3], slice(None)):
         inputs.targets[some] = -100
-        for found, expected in zip(solved(inputs), twin(inputs), strict=True):
-            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+        in_proportion(inputs, solved(inputs), twin(inputs))
 
 
 @pytest.mark.parametrize("label", [5, -1, -7, 2**32 + 1])

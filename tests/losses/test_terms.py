@@ -10,6 +10,10 @@ from fskd.losses import chunks, cross_entropy, execute, kd_terms, kl_divergence,
 from fskd.losses.measuring import peak
 from fskd.losses.terms import Terms, _constants
 
+EPS = torch.finfo(torch.float32).eps
+# A logit of 8, which few of the draws reach, puts 8 eps on an exponent, both networks' and T^2/T on
+# a term 64; of two results in float32, each may be so far off.
+NEAR = 64 * EPS
 WEIGHTS = [(0.1, 0.9, 1.0), (1.0, 0.0, 0.0), (0.0, 2.0, -3.0)]
 
 
@@ -39,7 +43,7 @@ def test_definitions(
     exact.requires_grad_()
     found = kd_terms(student, *inputs[1:3], temperature)
     expected = plain(exact, inputs.teacher.double(), inputs.targets, temperature)
-    loose = {torch.float64: 1e-11, torch.float32: 5e-6, torch.bfloat16: 5e-6}[dtype]
+    loose = 1e-11 if dtype == torch.float64 else NEAR
     assert found.ce.dtype == torch.promote_types(dtype, torch.float32)
     for term, slow in zip(found, expected, strict=True):
         torch.testing.assert_close(term.double(), slow.double(), rtol=loose, atol=loose)
@@ -79,12 +83,12 @@ def test_by_chunks(
     slow = plain(student, teacher, inputs.targets)
     for weights in (*WEIGHTS, tuple(3.0 * w for w in WEIGHTS[0])):
         found = kd_terms(student, teacher, inputs.targets, weights=expected)
-        torch.testing.assert_close(tuple(found), tuple(slow), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(tuple(found), tuple(slow), rtol=2 * NEAR, atol=2 * NEAR)
         (known,) = torch.autograd.grad(weighted(slow, weights), student, retain_graph=True)
         for _ in range(2):
             loss = weighted(found, weights)
             (grad,) = torch.autograd.grad(loss, student, retain_graph=True)
-            torch.testing.assert_close(grad, known, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(grad, known, rtol=2 * NEAR, atol=2 * NEAR)
 
 
 @pytest.mark.usefixtures("by_chunks")
@@ -99,11 +103,11 @@ def test_logits_far_apart(
     student = inputs.student.requires_grad_()
     found = kd_terms(student, *inputs[1:3], weights=expected)
     slow = plain(student, *inputs[1:3])
-    torch.testing.assert_close(tuple(found), tuple(slow), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tuple(found), tuple(slow), rtol=2 * NEAR, atol=2 * NEAR)
     for weights in WEIGHTS[:2]:
         (grad,) = torch.autograd.grad(weighted(found, weights), student, retain_graph=True)
         (known,) = torch.autograd.grad(weighted(slow, weights), student, retain_graph=True)
-        torch.testing.assert_close(grad, known, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(grad, known, rtol=2 * NEAR, atol=2 * NEAR)
 
 
 @pytest.mark.usefixtures("by_chunks")
@@ -136,7 +140,7 @@ def test_expected_weights_save_the_second_pass(
     )
     monkeypatch.setattr(execute, "run", None)
     (grad,) = torch.autograd.grad(loss, student)
-    torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(grad, expected, rtol=2 * NEAR, atol=2 * NEAR)
 
 
 def test_many_logits_need_no_memory_but_the_gradient(data: Any) -> None:
@@ -196,14 +200,19 @@ def test_second_derivative_and_transforms(data: Any) -> None:
 
 
 def curve(terms: Any) -> list[float]:
-    """Losses of 20 steps on a small net, half of the rows generated."""
+    """Losses of 20 steps on a small net, half of the rows generated.
+
+    In float64, since a training multiplies what is lost to rounding by a factor nobody knows.
+    """
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 6))
-    teacher = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 6)).requires_grad_(False)
+    net, teacher = (
+        nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 6)).double() for _ in range(2)
+    )
+    teacher.requires_grad_(False)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9)
     losses = []
     for _ in range(20):
-        x, y = torch.randn(24, 8), torch.randint(6, (12,))
+        x, y = torch.randn(24, 8, dtype=torch.float64), torch.randint(6, (12,))
         loss = weighted(terms(net(x), 5 * teacher(x), y), WEIGHTS[0])
         optimizer.zero_grad()
         loss.backward()
@@ -215,7 +224,7 @@ def curve(terms: Any) -> list[float]:
 @pytest.mark.usefixtures("both_ways")
 def test_training_is_the_same() -> None:
     found, expected = curve(kd_terms), curve(plain)
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx(expected, rel=1e-9)
     assert len(set(found)) == 20
 
 

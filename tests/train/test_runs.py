@@ -186,4 +186,5 @@ def test_runtime_is_not_in_the_key(
     small = merge(tiny, {"method": "kd"})
     changed, plain = go(tmp_path, small, **runtime), go(out, small)
     assert changed.key == plain.key
-    assert abs(changed.nll - plain.nll) < 0.05
+    # A forward pass in bfloat16 rounds by 2^-8 in each of a handful of layers.
+    assert abs(changed.nll - plain.nll) < 8 * 2**-8 * plain.nll
