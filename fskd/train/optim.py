@@ -8,6 +8,7 @@ from torch import nn
 
 from fskd.config import OptimConfig
 from fskd.methods.base import ParamGroup
+from fskd.train.plain_optim import SGD, Adam
 
 
 def lr_factor(config: OptimConfig, done: float) -> float:
@@ -54,11 +55,9 @@ def build_optimizers(
             sgd.append({"params": params, "peak": peak, "weight_decay": decay})
     optimizers: list[torch.optim.Optimizer] = []
     if sgd:
-        optimizers.append(
-            torch.optim.SGD(sgd, config.lr, momentum=config.momentum, nesterov=config.nesterov)
-        )
+        optimizers.append(SGD(sgd, config.lr, momentum=config.momentum, nesterov=config.nesterov))
     if adam:
-        optimizers.append(torch.optim.Adam(adam))
+        optimizers.append(Adam(adam))
     return optimizers
 
 

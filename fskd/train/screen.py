@@ -2,17 +2,12 @@
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 class Screen:
@@ -82,7 +77,7 @@ class BarScreen(Screen):
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._task: TaskID
         self._speed = _Speed(0)
 
     def say(self, text: str) -> None:
@@ -91,6 +86,10 @@ class BarScreen(Screen):
 
     def begin(self, title: str, steps: int, done: int) -> None:
         """Opens a bar."""
+        # Not before it is seen: the import takes as long as a hundred steps.
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
+
         self._speed = _Speed(done)
         self._bar = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
