@@ -5,7 +5,12 @@ setup(
     packages=[*find_packages(include=["fskd*"]), "fskd._splits"],
     package_dir={"fskd._splits": "data_splits"},
     package_data={
-        "fskd": ["py.typed", "losses/measured.json", "results/templates/*.j2"],
+        "fskd": [
+            "py.typed",
+            "data/datasets/digits.*",
+            "losses/measured.json",
+            "results/templates/*.j2",
+        ],
         "fskd._splits": ["MANIFEST.json", "*/*.npz"],
     },
 )

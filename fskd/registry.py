@@ -1,8 +1,11 @@
 """Registries: a decorator registers, a name finds, a misspelt name lists what is known."""
 
+import ast
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from fskd.errors import SettingError, suggest
@@ -56,12 +59,6 @@ class Registry(Generic[T]):
         self._discover()
         return sorted(self._parts)
 
-    def describe(self) -> Iterator[tuple[str, str]]:
-        """(name, first line of the docstring) of every part."""
-        for name in self.names():
-            doc = (self._parts[name].__doc__ or "").strip()
-            yield name, doc.splitlines()[0] if doc else ""
-
     def _discover(self) -> None:
         if self._discovered:
             return
@@ -69,6 +66,43 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__, self.package + "."):
             importlib.import_module(module.name)
         self._discovered = True
+
+
+def describe(package: str) -> list[tuple[str, str]]:
+    """(name, first line of the docstring) of every part of a package, sorted by name.
+
+    They are read from the source, since a list needs neither the parts nor torch: a part is a
+    class or function whose decorator is called with its name.
+
+    Example:
+        >>> dict(describe("fskd.generators"))["cutmix"]
+        'Pastes a random box of one sample into another (region mix).'
+    """
+    found: list[tuple[str, str]] = []
+    for file in _folder(package).glob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                line = (ast.get_docstring(node) or "").partition("\n")[0]
+                found += [(name, line) for name in map(_named, node.decorator_list) if name]
+    return sorted(found)
+
+
+def _folder(package: str) -> Path:
+    # Only the outermost package is imported: the inner ones may import torch.
+    outer, *inner = package.split(".")
+    spec = find_spec(outer)
+    places = None if spec is None else spec.submodule_search_locations
+    if not places:
+        raise ModuleNotFoundError(f"there is no package {outer}")
+    return Path(places[0]).joinpath(*inner)
+
+
+def _named(decorator: ast.expr) -> str | None:
+    """The name that a decorator registers; None if it registers nothing."""
+    match decorator:
+        case ast.Call(args=[ast.Constant(value=str(name)), *_]):
+            return name
+    return None
 
 
 def _origin(part: object) -> tuple[str, str]:

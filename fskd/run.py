@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fskd.command import examples, make_console, run_command, whole
 from fskd.errors import SettingError
+from fskd.registry import describe
 
 if TYPE_CHECKING:
     from fskd.config import RunConfig
@@ -28,6 +29,14 @@ EXAMPLES = (
     ("What there is", "--list"),
 )
 PROGRAM = "python -m fskd.run"
+# What there is of each kind, and where.
+PARTS = {
+    "methods": "fskd.methods",
+    "generators": "fskd.generators",
+    "samplers": "fskd.data.samplers",
+    "datasets": "fskd.data.datasets",
+    "models": "fskd.models",
+}
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 DATA, NETS, TRAIN, RUN = "Data", "Networks", "Training", "Running"
@@ -261,19 +270,13 @@ def print_parts(console: Console) -> None:
     """Methods, generators, samplers, data sets and models, one line each."""
     from rich.table import Table
 
-    from fskd.data.datasets.base import datasets
-    from fskd.data.samplers.base import samplers
-    from fskd.generators.base import generators
-    from fskd.methods.base import methods
-    from fskd.models.catalog import models
-
-    for registry in (methods, generators, samplers, datasets, models):
+    for kind, package in PARTS.items():
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
-        for name, line in registry.describe():
+        for name, line in describe(package):
             table.add_row(f"  {name}", line)
-        console.print(f"[bold]{registry.kind}s[/bold]")
+        console.print(f"[bold]{kind}[/bold]")
         console.print(table, highlight=False)
     console.print("  any timm or torchvision name, or package.module:function", highlight=False)
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from fskd.data.datasets.base import datasets
 from fskd.data.samplers.base import samplers
 from fskd.errors import SettingError
 from fskd.generators.base import generators
 from fskd.methods.base import methods
-from fskd.registry import Registry
+from fskd.models.catalog import models
+from fskd.registry import Registry, describe
 
 Make = Callable[..., Registry[Any]]
 
@@ -47,7 +49,7 @@ def test_discovery(make: Make) -> None:
     assert not any(module.startswith(f"{toys.package}.") for module in sys.modules)
     assert toys.names() == ["ball", "cube"]
     assert toys.get("ball").__name__ == "Ball"
-    assert list(toys.describe()) == [("ball", "Round."), ("cube", "")]
+    assert describe(toys.package) == [("ball", "Round."), ("cube", "")]
 
 
 def test_unknown_name(make: Make) -> None:
@@ -99,14 +101,24 @@ def test_broken_module(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("registry", "known"),
-    [(methods, {"kd", "kdplus"}), (generators, {"mixup", "cutmix"}), (samplers, {"uniform"})],
+    [
+        (methods, {"kd", "kdplus"}),
+        (generators, {"mixup", "cutmix"}),
+        (samplers, {"uniform"}),
+        (datasets, {"digits"}),
+        (models, {"cnn_tiny"}),
+    ],
 )
 def test_own_registries(registry: Registry[Any], known: set[str]) -> None:
     """The parts are found, named in lower case and described in a line."""
     assert known <= set(registry.names())
     assert registry.names() == sorted(registry.names())
-    for name, line in registry.describe():
+    docs = {name: (registry.get(name).__doc__ or "").strip() for name in registry.names()}
+    lines = {name: doc.partition("\n")[0] for name, doc in docs.items()}
+    assert describe(registry.package) == list(lines.items())
+    for name, line in lines.items():
         assert name == name.lower()
         assert line.endswith(".")
+    for name in known:
         with pytest.raises(SettingError, match=f"'{name}' \\(nearest\\)"):
             registry.get(name + "x")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 
 from fskd.config import RunConfig
 from fskd.data.loader import chunks, make_loader
@@ -15,6 +14,7 @@ from fskd.data.samplers.episodic import draw_episodes
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
+from fskd.train.alone import AnyFabric
 from fskd.train.batches import BatchMaker
 from fskd.train.episodes import episode_job
 from fskd.train.estimate import Cost, cost, stand_in
@@ -58,7 +58,7 @@ class Planner:
         fabric: Device and precision; None if only costs are wanted.
     """
 
-    def __init__(self, fabric: Fabric | None = None) -> None:
+    def __init__(self, fabric: AnyFabric | None = None) -> None:
         self.fabric = fabric
         self._costs: dict[str, Cost] = {}
         self._rates: dict[str, Rates] = {}
@@ -118,7 +118,7 @@ def _kind(config: RunConfig) -> str:
     return str(dump)
 
 
-def _rates(job: Job, fabric: Fabric) -> Rates:
+def _rates(job: Job, fabric: AnyFabric) -> Rates:
     device = fabric.device
     teacher = None if job.teacher is None else Teacher(job.teacher, device)
     for net in filter(None, (*job.students, job.teacher)):
@@ -144,7 +144,7 @@ def _rates(job: Job, fabric: Fabric) -> Rates:
     return Rates(step, students, per_row(job.teacher), len(job.data.test))
 
 
-def _per_call(call: Callable[[int], Any], fabric: Fabric) -> float:
+def _per_call(call: Callable[[int], Any], fabric: AnyFabric) -> float:
     """Seconds of one call, ``call(n)`` making n of them; the first ones do not count."""
 
     def timed(n: int) -> float:
@@ -167,7 +167,7 @@ class _Unwatched(Watch):
         self._pending.clear()
 
 
-def _train(job: Job, teacher: Teacher | None, fabric: Fabric, steps: int) -> None:
+def _train(job: Job, teacher: Teacher | None, fabric: AnyFabric, steps: int) -> None:
     """Some steps, with a learning rate that does no harm."""
     config = job.config
     loader = make_loader(

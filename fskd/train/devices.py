@@ -1,41 +1,44 @@
-"""From runtime settings to a Fabric: device, processes and precision."""
+"""From runtime settings to device, processes and precision."""
 
 import os
 import warnings
-from typing import TYPE_CHECKING
 
 import torch
 
 from fskd.config import Runtime
 from fskd.errors import SettingError
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+from fskd.train.alone import Alone, AnyFabric
 
 
-def launch(runtime: Runtime) -> "Fabric":
-    """A launched Fabric. Under ``torchrun`` the number of processes is torchrun's.
+def launch(runtime: Runtime) -> AnyFabric:
+    """Device and precision; a launched Fabric where there are several processes.
+
+    Under ``torchrun`` the number of processes is torchrun's.
 
     Raises:
         SettingError: If the device is unknown or not there.
     """
-    from lightning_fabric import Fabric  # takes seconds, and a sweep only looks for devices
-
     accelerator, devices = find_devices(runtime)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or runtime.devices
-    several = processes > 1
+    if processes == 1:
+        device = torch.device("cpu")
+        if accelerator == "cuda":
+            device = torch.device("cuda", devices[0] if isinstance(devices, list) else 0)
+            torch.cuda.set_device(device)
+        return Alone(device, runtime.precision)
+    from lightning_fabric import Fabric  # takes more than a second
+
     with warnings.catch_warnings():
         # Fabric advises on matters (idle GPUs, float32 precision) that the settings decide.
         warnings.simplefilter("ignore")
         fabric = Fabric(
             accelerator=accelerator,
-            devices=processes if several else devices,
+            devices=processes,
             # Some steps leave adapters unused, for example without real rows.
-            strategy="ddp_find_unused_parameters_true" if several else "auto",
+            strategy="ddp_find_unused_parameters_true",
             precision=runtime.precision,
         )
-        if several:
-            fabric.launch()
+        fabric.launch()
     return fabric
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from fskd.config import OptimConfig
@@ -13,6 +12,7 @@ from fskd.methods.base import Losses, Phase, Reads
 from fskd.models.taps import LOGITS
 from fskd.models.teacher import Teacher
 from fskd.seeding import derive, seed_global, torch_generator
+from fskd.train.alone import AnyFabric
 from fskd.train.batches import BatchMaker
 from fskd.train.optim import build_optimizers, lr_factor, set_lr
 from fskd.train.task import DistillTask
@@ -39,7 +39,7 @@ class Training(NamedTuple):
     batches: BatchMaker
     steps: int
     optim: OptimConfig
-    fabric: Fabric
+    fabric: AnyFabric
     seed: int
     watch: Watch
 
@@ -103,7 +103,7 @@ def _run_phase(
         watch.look(phase.name, step + 1 == end, task, optimizers, teacher)
 
 
-def _ask(teacher: Teacher | None, batch: Batch, reads: Reads, fabric: Fabric) -> Outputs:
+def _ask(teacher: Teacher | None, batch: Batch, reads: Reads, fabric: AnyFabric) -> Outputs:
     """The teacher's taps for a batch, in the run's precision."""
     if teacher is None:
         return Outputs()

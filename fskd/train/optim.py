@@ -9,6 +9,7 @@ from torch import nn
 
 from fskd.config import OptimConfig
 from fskd.methods.base import ParamGroup
+from fskd.train.plain_optim import SGD, Adam
 
 
 def lr_factor(config: OptimConfig, done: float) -> float:
@@ -56,11 +57,9 @@ def build_optimizers(
     optimizers: list[torch.optim.Optimizer] = []
     if sgd:
         momentum, nesterov, fused = config.momentum, config.nesterov, _has_fused(sgd)
-        optimizers.append(
-            torch.optim.SGD(sgd, config.lr, momentum=momentum, nesterov=nesterov, fused=fused)
-        )
+        optimizers.append(SGD(sgd, config.lr, momentum=momentum, nesterov=nesterov, fused=fused))
     if adam:
-        optimizers.append(torch.optim.Adam(adam, fused=_has_fused(adam)))
+        optimizers.append(Adam(adam, fused=_has_fused(adam)))
     return optimizers
 
 

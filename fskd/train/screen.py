@@ -4,17 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 PATIENCE = 1.0  # seconds that a pass over images may take before it is shown
 
@@ -109,7 +104,7 @@ class BarScreen(Screen):
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._task: TaskID
         self._speed = _Speed(0)
 
     def say(self, text: str) -> None:
@@ -140,29 +135,32 @@ class BarScreen(Screen):
     def passing(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar after a second, below that of the training if there is one."""
         begun, done, bar = time.monotonic(), 0, self._bar
-        own = bar is None
-        bar = bar or self._make_bar()
         task: TaskID | None = None
 
         def seen(rows: int) -> None:
-            nonlocal done, task
+            nonlocal bar, done, task
             done += rows
             if task is None and time.monotonic() - begun > PATIENCE:
-                task = bar.add_task(title, total=total, info="images")
-                if own:
+                if bar is None:
+                    bar = self._make_bar()
                     bar.start()
-            if task is not None:
+                task = bar.add_task(title, total=total, info="images")
+            if bar is not None and task is not None:
                 bar.update(task, completed=done)
 
         try:
             yield seen
         finally:
-            if task is not None and own:
+            if bar is not None and bar is not self._bar:
                 bar.stop()
-            elif task is not None:
+            elif bar is not None and task is not None:
                 bar.remove_task(task)
 
-    def _make_bar(self) -> Progress:
+    def _make_bar(self) -> "Progress":
+        # Not before it is seen: the import takes as long as a hundred steps.
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
+
         return Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=12),

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from fskd.config import Runtime
 from fskd.results.store import check_writable
+from fskd.train.alone import AnyFabric
 from fskd.train.devices import launch
 from fskd.train.screen import Screen
 from fskd.types import Pool
@@ -30,7 +30,7 @@ class Session:
 
     runtime: Runtime
     screen: Screen = field(default_factory=Screen)
-    fabric: Fabric = field(init=False)
+    fabric: AnyFabric = field(init=False)
     test_logits: dict[str, Tensor] = field(default_factory=dict)
     last_pool: tuple[object, Pool] | None = None
     made: set[str] = field(default_factory=set)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from fskd.errors import TrainingError
 from fskd.methods.base import Losses
 from fskd.models.teacher import Teacher
+from fskd.train.alone import AnyFabric
 from fskd.train.task import DistillTask
 
 
@@ -48,7 +48,7 @@ class Watch:
         log_every: Steps between records.
     """
 
-    fabric: Fabric
+    fabric: AnyFabric
     counts: Counts
     report: Callable[[dict[str, Any]], None]
     save: Callable[[DistillTask, list[torch.optim.Optimizer]], None]

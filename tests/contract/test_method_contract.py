@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fskd.methods.base import Method, Phase, methods
+from fskd.registry import describe
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 K, N = 5, 40
@@ -264,7 +265,7 @@ class TestGeneratedRows:
 @pytest.mark.parametrize("name", NAMES)
 def test_description(name: str) -> None:
     """The first line of the docstring is one sentence, shown by ``--list``."""
-    line = dict(methods.describe())[name]
+    line = dict(describe(methods.package))[name]
     assert line.endswith(".")
     assert len(line) <= 100
 
