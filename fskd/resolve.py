@@ -132,6 +132,7 @@ def layered(*layers: Mapping[str, Any]) -> Raw:
     if not isinstance(data, Mapping):
         own["data"] = {"name": name}
     suited = merge(datasets.get(name).defaults, _sampler_defaults(own["data"]))
+    suited = merge(suited, _method_defaults(own.get("method")))
     return merge(merge(DEFAULTS, suited), own)
 
 
@@ -140,6 +141,15 @@ def _sampler_defaults(data: Mapping[str, Any]) -> Mapping[str, Any]:
     sampler = data.get("sampler")
     name = sampler.get("name") if isinstance(sampler, Mapping) else sampler
     return samplers.get(name).defaults if isinstance(name, str) else {}
+
+
+def _method_defaults(method: object) -> Raw:
+    """Run settings that suit the methods, if they are named."""
+    name = method.get("name") if isinstance(method, Mapping) else method
+    found: Raw = {}
+    for part in name.split("+") if isinstance(name, str) else ():
+        found = merge(found, methods.get(part).defaults)
+    return found
 
 
 def _sampler(data: Raw) -> Component:

@@ -4,10 +4,13 @@ A generator owns no network (a search between epochs may ask one, see ``on_epoch
 many rows it wants, draws from the random stream it is given, and leaves inputs, labels and indices
 of the real rows as they are, or drops the real rows altogether. Because generated rows follow the
 real ones, any generator works with any method.
+
+This class chooses partners, puts them side by side and keeps account of whose classes went into
+which row; a generator is the few lines that make one row of two (``mix``).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,7 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.errors import SettingError
+from fskd.generators.pairs import PairRule, pair
 from fskd.registry import Registry
+from fskd.seeding import to_device
 from fskd.types import Batch, EpochContext, Settings
 
 
@@ -34,20 +39,19 @@ class GeneratorSettings(Settings):
     scale_epochs: bool = Field(
         False, description="alternate: lengthen training by 1/real_probability."
     )
+    pairs: PairRule = Field("all", description="Which pairs are mixed.")
 
 
 class Mixed(NamedTuple):
     """Generated rows.
 
     Attributes:
-        inputs: (M, C, H, W).
-        targets: Classes of the parents, (M, k), int64.
-        weights: Shares of the parents, (M, k), float.
+        inputs: (M, *shape).
+        share: Of the first parent in each row, (M,), float in [0, 1].
     """
 
     inputs: Tensor
-    targets: Tensor
-    weights: Tensor
+    share: Tensor
 
 
 class Generator(ABC):
@@ -63,8 +67,17 @@ class Generator(ABC):
         self.settings = settings or self.Settings()
 
     @abstractmethod
-    def mix(self, images: Tensor, targets: Tensor, n: int, rng: torch.Generator) -> Mixed:
-        """Makes ``n`` rows, or none, from real images (B, C, H, W) with classes (B,)."""
+    def mix(self, first: Tensor, partner: Tensor, rng: torch.Generator) -> Mixed:
+        """A row from each of M pairs, whatever the shape of a row.
+
+        Args:
+            first: (M, *shape), M > 0.
+            partner: (M, *shape).
+            rng: CPU generator; what is drawn from it is moved with ``fskd.seeding.to_device``.
+        """
+
+    def check(self, shape: Sequence[int]) -> None:  # noqa: B027 - most take any
+        """SettingError unless rows of this shape can be mixed; called before any training."""
 
     def on_epoch(self, context: EpochContext) -> None:  # noqa: B027 - most do nothing
         """Called at the start of every epoch, for generators that search; does nothing here."""
@@ -127,17 +140,20 @@ class Generator(ABC):
         if n is None:
             lone = settings.share == 1 or settings.when == "alternate"
             n = real if lone else max(round(real * settings.share / (1 - settings.share)), 1)
-        mixed = self.mix(batch.inputs, batch.targets, n, rng)
-        if not len(mixed.inputs):
+        pairs = pair(batch.targets, n, settings.pairs, rng)
+        if pairs is None:
             return batch
+        first, partner = (to_device(index, batch.inputs.device) for index in pairs)
+        mixed = self.mix(batch.inputs[first], batch.inputs[partner], rng)
+        share = to_device(mixed.share, batch.inputs.device)
         keep = 0 if settings.when == "alternate" or settings.share == 1 else real
         return Batch(
             torch.cat([batch.inputs[:keep], mixed.inputs]),
             batch.targets[:keep],
             batch.indices[:keep],
             len(mixed.inputs),
-            mixed.targets,
-            mixed.weights,
+            torch.stack([batch.targets[first], batch.targets[partner]], 1),
+            torch.stack([share, 1 - share], 1),
         )
 
 

@@ -1,5 +1,6 @@
 """A box of one sample pasted into another."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -7,38 +8,38 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.generators.base import Generator, GeneratorSettings, Mixed, generators
-from fskd.generators.pairs import PairRule, draw_shares, pair
+from fskd.generators.pairs import draw_shares
 from fskd.seeding import to_device
 
 
-def box_mask(lam: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
-    """True inside the pasted box, (n, 1, H, W).
+def box_mask(lam: Tensor, centre: Tensor, sides: Sequence[int]) -> Tensor:
+    """True inside the pasted box, (n, *sides).
 
-    The box has sides sqrt(1-lam) times the image's (rounded down), is centred on an integer pixel
-    and cut off at the border, as in the published code.
+    The box has sides (1-lam)^(1/d) times the image's (rounded down) in d axes, is centred on an
+    integer pixel and cut off at the border, as in the published code for d = 2.
 
     Args:
         lam: Share of the first parent before cutting off, (n,), in [0, 1].
-        centre: Row and column of the centre, (n, 2), int64.
-        height: H.
-        width: W.
+        centre: Pixel of the centre, (n, d), int64.
+        sides: Length of each of the d axes.
     """
-    side = (1 - lam).sqrt()
-    sizes = torch.tensor([height, width])
-    cut = (side[:, None] * sizes).long()
+    sizes = torch.tensor(sides)
+    cut = ((1 - lam).pow(1 / len(sizes))[:, None] * sizes).long()
     low = (centre - cut // 2).clamp(min=0)
     high = torch.minimum(centre + cut // 2, sizes)
-    rows, columns = torch.arange(height), torch.arange(width)
-    inside_rows = (rows >= low[:, :1]) & (rows < high[:, :1])
-    inside_columns = (columns >= low[:, 1:]) & (columns < high[:, 1:])
-    return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+    inside = torch.ones(len(lam), *sides, dtype=torch.bool)
+    for axis, side in enumerate(sides):
+        pixels = torch.arange(side)
+        along = (pixels >= low[:, axis, None]) & (pixels < high[:, axis, None])
+        shape = [len(lam), *(side if i == axis else 1 for i in range(len(sides)))]
+        inside &= along.view(shape)
+    return inside
 
 
 class CutMixSettings(GeneratorSettings):
-    """How boxes and partners are drawn."""
+    """How boxes are drawn."""
 
     alpha: float = Field(1.0, gt=0, description="lambda ~ Beta(alpha, alpha).")
-    pairs: PairRule = Field("all", description="Which pairs are mixed.")
 
 
 @generators.register("cutmix")
@@ -46,24 +47,20 @@ class CutMix(Generator):
     """Pastes a random box of one sample into another (region mix).
 
     Yun et al., *CutMix*, ICCV 2019, arXiv 1905.04899; with teacher labels only, as in Wang et al.,
-    NeurIPS 2022, arXiv 2012.02909. Box and lambda are drawn per sample, not per batch.
+    NeurIPS 2022, arXiv 2012.02909. Box and lambda are drawn per sample, not per batch. A box spans
+    all channels and has as many axes as there are behind the channels; of vectors it is a stretch.
     """
 
     Settings: ClassVar[type[GeneratorSettings]] = CutMixSettings
     settings: CutMixSettings
 
-    def mix(self, images: Tensor, targets: Tensor, n: int, rng: torch.Generator) -> Mixed:
-        pairs = pair(targets, n, self.settings.pairs, rng)
-        if pairs is None:
-            return Mixed(images[:0], targets[:0, None], images.new_zeros(0, 1))
-        height, width = images.shape[2:]
+    def mix(self, first: Tensor, partner: Tensor, rng: torch.Generator) -> Mixed:
+        n, *shape = first.shape
+        sides = shape[1:] or shape
         lam = draw_shares(n, "beta", "sample", rng, alpha=self.settings.alpha)
-        centre = (torch.rand(n, 2, generator=rng) * torch.tensor([height, width])).long()
-        mask = to_device(box_mask(lam, centre, height, width), images.device)
-        first, partner = (to_device(index, images.device) for index in pairs)
-        kept = 1 - mask.float().mean((1, 2, 3))
-        return Mixed(
-            torch.where(mask, images[partner], images[first]),
-            torch.stack([targets[first], targets[partner]], 1),
-            torch.stack([kept, 1 - kept], 1),
-        )
+        centre = (torch.rand(n, len(sides), generator=rng) * torch.tensor(sides)).long()
+        box = box_mask(lam, centre, sides)
+        share = 1 - box.float().flatten(1).mean(1)
+        over_channels = box[:, None] if len(shape) > 1 else box
+        inside = to_device(over_channels, first.device)
+        return Mixed(torch.where(inside, partner, first), share)

@@ -8,20 +8,20 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fskd.generators.base import Generator, GeneratorSettings, Mixed, generators
-from fskd.generators.pairs import PairRule, ShareRule, draw_shares, pair
+from fskd.generators.pairs import ShareRule, draw_shares
 from fskd.seeding import to_device
 
 
 def interpolate(
-    images: Float[Tensor, "batch c h w"],
+    images: Float[Tensor, "batch ..."],
     partner: Int[Tensor, " n"],
     lam: Float[Tensor, " n"],
     first: Int[Tensor, " n"] | None = None,
-) -> Float[Tensor, "n c h w"]:
+) -> Float[Tensor, "n ..."]:
     """Lam * images[first] + (1 - lam) * images[partner].
 
     Args:
-        images: Real images on one common scale; mixing commutes with normalisation.
+        images: Real images, or vectors, on one common scale; mixing commutes with normalisation.
         partner: Row of the second parent.
         lam: Share of the first parent, in [0, 1] (outside it extrapolates).
         first: Row of the first parent; rows 0..n-1 if None.
@@ -32,12 +32,17 @@ def interpolate(
         [0.75, 0.25]
     """
     one = images[: len(partner)] if first is None else images[first]
-    share = lam.to(images).view(-1, 1, 1, 1)
-    return share * one + (1 - share) * images[partner]
+    return between(one, images[partner], lam)
+
+
+def between(first: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
+    """Lam * first + (1 - lam) * partner for rows (n, *shape) and shares (n,)."""
+    share = to_device(lam, first.device).to(first.dtype).view(-1, *[1] * (first.dim() - 1))
+    return share * first + (1 - share) * partner
 
 
 class MixupSettings(GeneratorSettings):
-    """How shares and partners are drawn."""
+    """How shares are drawn."""
 
     lam: ShareRule = Field("uniform", description="Distribution of the share of the first parent.")
     alpha: float = Field(1.0, gt=0, description="beta: shape, as in Beta(alpha, alpha).")
@@ -45,7 +50,6 @@ class MixupSettings(GeneratorSettings):
     high: float = Field(1.0, ge=0, le=1, description="uniform: upper end.")
     value: float = Field(0.5, ge=0, le=1, description="fixed: the share.")
     lam_per: Literal["sample", "batch"] = Field("sample", description="One draw per what.")
-    pairs: PairRule = Field("all", description="Which pairs are mixed.")
 
     @model_validator(mode="after")
     def _ordered(self) -> "MixupSettings":
@@ -66,16 +70,7 @@ class Mixup(Generator):
     Settings: ClassVar[type[GeneratorSettings]] = MixupSettings
     settings: MixupSettings
 
-    def mix(self, images: Tensor, targets: Tensor, n: int, rng: torch.Generator) -> Mixed:
+    def mix(self, first: Tensor, partner: Tensor, rng: torch.Generator) -> Mixed:
         s = self.settings
-        pairs = pair(targets, n, s.pairs, rng)
-        if pairs is None:
-            return Mixed(images[:0], targets[:0, None], images.new_zeros(0, 1))
-        first, partner = (to_device(index, images.device) for index in pairs)
-        lam = draw_shares(n, s.lam, s.lam_per, rng, s.alpha, s.low, s.high, s.value)
-        lam = to_device(lam, images.device)
-        return Mixed(
-            interpolate(images, partner, lam, first),
-            torch.stack([targets[first], targets[partner]], 1),
-            torch.stack([lam, 1 - lam], 1),
-        )
+        lam = draw_shares(len(first), s.lam, s.lam_per, rng, s.alpha, s.low, s.high, s.value)
+        return Mixed(between(first, partner, lam), lam)

@@ -9,7 +9,8 @@ Term names are shared vocabulary: ``ce`` is the cross-entropy of the real rows w
 composition (``kdplus+at``) takes a term that two parts share once, from the first of them.
 """
 
-from typing import ClassVar, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -97,6 +98,8 @@ class Method(nn.Module):
     Class attributes:
         Settings: The settings class.
         default_generator: Registry name of the generator used unless the run sets another.
+        defaults: Run settings that suit the method, nested as in a run configuration; a file,
+            options and ``--set`` win over them.
         single_process: True if its buffers cannot be kept in several processes (memories).
         unit_terms: Terms whose weights enter the divisor of the total loss. The total is divided
             by the sum of these weights so that arms share an effective learning rate; terms on
@@ -109,6 +112,7 @@ class Method(nn.Module):
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     default_generator: ClassVar[str | None] = None
+    defaults: ClassVar[Mapping[str, Any]] = {}
     single_process: ClassVar[bool] = False
     unit_terms: frozenset[str] = frozenset({"ce", "kd", "generated"})
 

@@ -301,6 +301,7 @@ def build(
     if config.generator is not None:
         name, settings = config.generator.parts[0]
         generator = generators.get(name)(settings)  # type: ignore[arg-type]
+        generator.check(data.train.size)
         real_rows, n_generated = generator.rows(config.optim.batch_size)
         scale = generator.step_scale
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)

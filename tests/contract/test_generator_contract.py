@@ -16,7 +16,7 @@ NAMES = generators.names()
 SHARES = (0.1, 0.5, 0.9, 1.0)
 PAIRED = [name for name in NAMES if "pairs" in generators.get(name).Settings.model_fields]
 PAIRS = ("all", "no_self", "different_class")
-SHAPES = ((1, 8, 8), (3, 8, 8), (3, 5, 9), (1, 7, 2), (3, 1, 1))
+SHAPES = ((1, 8, 8), (3, 8, 8), (3, 5, 9), (1, 7, 2), (3, 1, 1), (5,), (1,), (2, 7), (2, 3, 4, 5))
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -95,9 +95,28 @@ def test_rows(name: str, settings: dict[str, object], rows: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes(name: str, shape: tuple[int, ...]) -> None:
-    """Oblong images, single pixels, one channel and three."""
-    batch = make_batch(5, shape)
-    check(batch, build(name)(batch, rng()), keeps_real=True)
+    """Oblong images, single pixels, one channel and three; vectors, sequences and volumes."""
+    batch, generator = make_batch(5, shape), build(name)
+    generator.check(shape)
+    check(batch, generator(batch, rng()), keeps_real=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_stay_where_they_were(name: str, shape: tuple[int, ...]) -> None:
+    """Every value lies between those that the two parents have in the same place."""
+    batch = make_batch(6, shape, classes=6)  # the class identifies the row
+    longer = build(name)(batch, rng(), 20)
+    assert longer.mixed_targets is not None
+    one, two = batch.inputs[longer.mixed_targets].unbind(1)
+    made = longer.inputs[6:]
+    assert (made >= torch.minimum(one, two) - 1e-6).all()
+    assert (made <= torch.maximum(one, two) + 1e-6).all()
+    between = (made - two) / (one - two)
+    apart = (longer.mixed_targets[:, 0] != longer.mixed_targets[:, 1])[:, None]
+    means = between.flatten(1).mean(1, keepdim=True)
+    found = torch.where(apart, means, longer.mixed_weights[:, :1])
+    torch.testing.assert_close(found, longer.mixed_weights[:, :1], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

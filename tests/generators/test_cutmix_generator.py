@@ -32,25 +32,40 @@ def test_slow_twin(height: int, width: int) -> None:
     rows = torch.randint(height, (n,), generator=rng(2))
     columns = torch.randint(width, (n,), generator=rng(3))
     rows[:2], columns[:2] = 0, width - 1
-    mask = box_mask(lam, torch.stack([rows, columns], 1), height, width)
-    assert mask.shape == (n, 1, height, width)
+    mask = box_mask(lam, torch.stack([rows, columns], 1), (height, width))
+    assert mask.shape == (n, height, width)
     for m in range(n):
         top, left, bottom, right = slow_box(
             lam[m].item(), int(rows[m]), int(columns[m]), height, width
         )
         for h in range(height):
             for w in range(width):
-                assert mask[m, 0, h, w] == (top <= h < bottom and left <= w < right)
+                assert mask[m, h, w] == (top <= h < bottom and left <= w < right)
+
+
+@pytest.mark.parametrize("sides", [(1,), (9,), (4, 5, 6)])
+def test_boxes_of_other_dimensions(sides: tuple[int, ...]) -> None:
+    """Stretches and volumes whose share is that of the image, as far as the border allows."""
+    lam = torch.tensor([0.0, 0.271, 0.5, 1.0])
+    middle = torch.tensor([[side // 2 for side in sides]] * 4)
+    mask = box_mask(lam, middle, sides)
+    assert mask.shape == (4, *sides)
+    for row, share in zip(mask, lam.tolist(), strict=True):
+        long = [int((1 - share) ** (1 / len(sides)) * side + 1e-6) for side in sides]
+        expected = math.prod(
+            2 * (cut // 2) if cut < side else side for cut, side in zip(long, sides, strict=True)
+        )
+        assert abs(int(row.sum()) - expected) <= expected * 0.5 + 1
 
 
 def test_share_of_one_pastes_nothing() -> None:
     """Lambda = 1 has an empty box."""
-    assert not box_mask(torch.ones(3), torch.tensor([[0, 0], [4, 4], [7, 7]]), 8, 8).any()
+    assert not box_mask(torch.ones(3), torch.tensor([[0, 0], [4, 4], [7, 7]]), (8, 8)).any()
 
 
 def test_share_of_zero_pastes_all() -> None:
     """Lambda = 0 and the centre in the middle: the whole image."""
-    assert box_mask(torch.zeros(1), torch.tensor([[4, 4]]), 8, 8).all()
+    assert box_mask(torch.zeros(1), torch.tensor([[4, 4]]), (8, 8)).all()
 
 
 @pytest.mark.parametrize("pairs", ["all", "no_self", "different_class"])
