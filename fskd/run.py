@@ -189,15 +189,20 @@ def _execute(
 
     from fskd.results.names import save_names
     from fskd.results.tables import show
-    from fskd.train.runner import run
+    from fskd.train.finished import recall
     from fskd.train.screen import make_screen
     from fskd.train.session import Session
 
-    check_all(configs, Path(runtime.out))
+    check_all(configs, Path(runtime.out).expanduser(), force)
     session = Session(runtime, make_screen(runtime.quiet))
     results, labels = [], {}
     for arm, config in runs:
-        results.append(run(config, session, force=force))
+        result = None if force else recall(config, session)
+        if result is None:
+            from fskd.train.runner import run  # not before there is something to do
+
+            result = run(config, session, force=force)
+        results.append(result)
         labels[results[-1].key] = arm
         if session.main and protocol.arms:
             save_names(session.out, protocol.name, labels)
@@ -237,14 +242,16 @@ def _points(
             yield point if number is None else merge(point, {"seed": number})
 
 
-def check_all(configs: "Sequence[RunConfig]", out: Path) -> None:
-    """Every mistake shows before any work starts."""
+def check_all(configs: "Sequence[RunConfig]", out: Path, force: bool = False) -> None:
+    """Every mistake shows before any work starts; finished runs had none unless they are forced."""
+    from fskd.train.finished import finished
     from fskd.train.prepare import load_data, prepare
     from fskd.train.ranking import choose_subset
 
-    for config in _one_of_each(configs):
+    left = [config for config in configs if force or finished(config, out) is None]
+    for config in _one_of_each(left):
         prepare(config, out)
-    for config in configs:
+    for config in left:
         choose_subset(config, load_data(config))
 
 

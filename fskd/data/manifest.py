@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -63,18 +64,23 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["format"] != FORMAT:
-            raise ValueError(f"format {raw['format']}, this version of fskd reads {FORMAT}")
-        entries = {str(name): Entry(**entry) for name, entry in raw["files"].items()}
-        kinds = {"bytes": int}
-        for entry in entries.values():
-            for name, value in asdict(entry).items():
-                if type(value) is not kinds.get(name, str):
-                    raise ValueError(f"'{name}' is {value!r}")
+        return dict(_entries(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a manifest of split files ({reason})") from None
+
+
+@lru_cache(maxsize=4)  # many runs ask for few folders
+def _entries(text: str) -> dict[str, Entry]:
+    raw = json.loads(text)
+    if raw["format"] != FORMAT:
+        raise ValueError(f"format {raw['format']}, this version of fskd reads {FORMAT}")
+    entries = {str(name): Entry(**entry) for name, entry in raw["files"].items()}
+    kinds = {"bytes": int}
+    for entry in entries.values():
+        for name, value in asdict(entry).items():
+            if type(value) is not kinds.get(name, str):
+                raise ValueError(f"'{name}' is {value!r}")
     return entries
 
 

@@ -12,6 +12,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def encode(ranking: Ranking) -> bytes:
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
+@lru_cache(maxsize=8)  # many runs ask for few files
 def decode(data: bytes, where: str) -> Ranking:
     """The ranking in the bytes of a split file, every property of it checked.
 

@@ -1,7 +1,7 @@
 """One process on one device: what the loop uses of Lightning Fabric, without importing it."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
-AnyFabric: TypeAlias = "Alone | Fabric"
+AnyFabric: TypeAlias = Union["Alone", "Fabric"]
 
 
 class Alone:

@@ -25,6 +25,7 @@ from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.train.answers import keep
 from fskd.train.episodes import check_episodic, train_episodes
+from fskd.train.finished import recall
 from fskd.train.measure import measure
 from fskd.train.prepare import (
     NOTHING_GIVEN,
@@ -66,13 +67,11 @@ def run(
         TrainingError: If training diverges.
     """
     begun = time.perf_counter()
+    if not force and (done := recall(config, session, given, role)):
+        return done
     job = prepare(config, session.out, given)
     check_processes(job, session.fabric.world_size)
     check_episodic(job.config, given)
-    if not force and (done := _finished(job.folder, session)):
-        hint = " (--force repeats it)" if role == "student" else ""
-        session.tell_once(f"{role} already finished: {job.folder.path}{hint}")
-        return done
     seconds = {"prepare": time.perf_counter() - begun}
     if job.ranking is None:
         ranking = rank_by_teacher(job, session, given, seconds)
@@ -81,8 +80,8 @@ def run(
     teacher, about = make_teacher(job, session, given)
     seconds["teacher"] = seconds.get("teacher", 0.0) + time.perf_counter() - begun
     with _alone(job.folder, session, wait):
-        if not force and (done := _finished(job.folder, session)):
-            return done
+        if not force and (made := _made(job.folder, session)):
+            return made  # by the process that held the lock
         if force and session.main:
             job.folder.clear()
         session.fabric.barrier()
@@ -122,7 +121,7 @@ def _train_once(
     return counts, found
 
 
-def _finished(folder: RunDir, session: Session) -> Result | None:
+def _made(folder: RunDir, session: Session) -> Result | None:
     """The result if there is one; the first process looks, so that all agree."""
     found = folder.load() if session.main else None
     return session.fabric.broadcast(found)
