@@ -408,8 +408,8 @@ def check_cutmix(case: Case) -> None:
     height, width = case["x"].shape[2:]
     hyper = case.groups["hp"]
     centre = torch.stack([hyper["cx"], hyper["cy"]])[None]
-    mask = box_mask(hyper["lam_drawn"][None], centre, height, width)
-    inside = mask[0, 0].nonzero()
+    mask = box_mask(hyper["lam_drawn"][None], centre, (height, width))
+    inside = mask[0].nonzero()
     low, high = inside.amin(0), inside.amax(0) + 1
     assert torch.cat([low, high]).tolist() == hyper["bbox"].tolist()
     assert len(inside) == int((high - low).prod())
