@@ -230,19 +230,23 @@ def check(data: Data, found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tens
     Logits of size m, scaled, are off by up to eps m/T, and so are the exponents; T^2 KL and
     cross-entropy have weights of about 1. That is the first part of the loss's bound, a few
     roundings of itself the second. A probability is off by as much as its exponent, and then by a
-    few roundings: the bound of a gradient.
+    few roundings: the bound of a gradient, which is a difference of such, each with the weight of a
+    row, and may be far smaller than they are.
     """
     eps, kept = torch.finfo(torch.float32).eps, torch.finfo(found[1].dtype).eps
     temperature = data.options.get("temperature", 4.0)
     weight = data.options.get("row_weights", torch.ones(1)).max().item()
+    n_rows = len(data.student)
+    n_real = n_rows if data.targets is None else len(data.targets)
+    of_a_row = weight / min(n for n in (n_real, n_rows - n_real) if n)
     if data.options.get("reduction") in ("sum", "none"):
-        weight *= len(data.student)
+        of_a_row, weight = weight, weight * n_rows
     sizes = [x[x.isfinite()].abs().max().item() for x in (data.student, data.teacher)]
     exponent = eps * max(sizes) / min(temperature, 1.0)
     largest = [x[x.isfinite()].abs().max().item() for x in expected]
     bounds = (
         8 * eps * largest[0] + 2 * weight * max(temperature, 1.0) * exponent,
-        (8 * eps + kept) * largest[1] + 4 * exponent * largest[1],
+        (8 * eps + kept + 4 * exponent) * largest[1] + 2 * eps * of_a_row * max(temperature, 1.0),
     )
     for ours, theirs, bound in zip(found, expected, bounds, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=bound)
