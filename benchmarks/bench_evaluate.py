@@ -1,6 +1,6 @@
 """1,024 images of 28x28 through a network, in passes of several lengths.
 
-    python -m pytest benchmarks/bench_evaluate.py -n 0 --benchmark-columns=median,rounds
+    python -m pytest benchmarks/bench_evaluate.py --benchmark-columns=median,rounds
 
 ``rows_at_once`` is what fskd takes; the ratios between the rows are the result. Above some length
 every map gets fresh memory from the system.

@@ -195,6 +195,11 @@ class ImageSet:
         """K."""
         return len(self.classes)
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What a network sees of them: images, labels, and how they are normalised."""
+        return self.fingerprint, self.mean, self.std, self.size, self.classes
+
 
 class DataSplits(NamedTuple):
     """A data set: what may be trained on and what is read once, at the end."""

@@ -181,6 +181,11 @@ class RunDir:
         return self.path / "student.safetensors"
 
     @property
+    def test_logits(self) -> Path:
+        """Of a teacher: what it says of the test images, for its students."""
+        return self.path / "test_logits.safetensors"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -232,11 +237,10 @@ class RunDir:
     def clear(self) -> None:
         """Removes all that a run leaves, the result first, so that it counts as unfinished."""
         whole = (self.result, self.failed, self.state, self.metrics, self.episodes, self.student)
-        for path in whole:
+        for path in (*whole, self.test_logits):
             path.unlink(missing_ok=True)
-        for name in ("peer*.safetensors", "test_logits.safetensors"):
-            for path in self.path.glob(name):
-                path.unlink()
+        for path in self.path.glob("peer*.safetensors"):
+            path.unlink()
         self.clean()
 
     def clean(self) -> None:

@@ -5,7 +5,6 @@ its weights, so that the next process, too, is spared the longest pass of a shor
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -14,14 +13,30 @@ import torch
 from torch import Tensor
 
 from fskd.models.taps import FeatureNet
-from fskd.results.store import replacing
+from fskd.results.store import RunDir, replacing
 from fskd.train.evaluate import predict
+from fskd.train.hashes import file_hash
 from fskd.train.session import Session
 from fskd.types import ImageSet
 
-FILE = "test_logits.safetensors"
 MOST_BYTES = 1 << 26  # on disk
 MOST_SETS = 4  # in memory
+
+
+def ask(
+    net: FeatureNet, who: str, images: ImageSet, session: Session, some: Tensor | None = None
+) -> Tensor:
+    """Logits as ``predict`` gives them, with a line or a bar if that takes long.
+
+    Args:
+        net: The network.
+        who: Title of the pass.
+        images: The images.
+        session: Device and screen.
+        some: Positions of some of them; all if None.
+    """
+    with session.screen.passing(who, len(images if some is None else some)) as seen:
+        return predict(net, images, session.device, some, seen=seen)
 
 
 def on_test(net: FeatureNet, about: dict[str, Any], images: ImageSet, session: Session) -> Tensor:
@@ -33,17 +48,13 @@ def on_test(net: FeatureNet, about: dict[str, Any], images: ImageSet, session: S
         images: The test images.
         session: Keeps them.
     """
-    mark = images_mark(images)
-    key = f"{about['key']}-{mark}"
+    key = f"{about['key']} {images.identity}"
     if key in session.test_logits:
         return session.test_logits[key]
-    folder = session.out / about["run"] if "run" in about else None
-    found = None if folder is None else _read(folder / FILE, mark)
-    if found is not None and found.shape != (len(images), images.num_classes):
-        found = None  # not what its name says
+    folder = RunDir(session.out / about["run"]) if "run" in about else None
+    found = None if folder is None else _read(folder, images)
     if found is None:
-        with session.screen.passing("teacher on the test images", len(images)) as seen:
-            found = predict(net, images, session.device, seen=seen)
+        found = ask(net, "teacher on the test images", images, session)
         if folder is not None:
             keep(folder, found, images)
     while len(session.test_logits) >= MOST_SETS:
@@ -52,27 +63,27 @@ def on_test(net: FeatureNet, about: dict[str, Any], images: ImageSet, session: S
     return found
 
 
-def keep(folder: Path, logits: Tensor, images: ImageSet) -> None:
-    """Writes a network's logits on the test images into its run's folder, unless they are many."""
+def keep(folder: RunDir, logits: Tensor, images: ImageSet) -> None:
+    """Writes a network's logits on the test images beside its weights, unless they are many."""
     if logits.numel() * 4 <= MOST_BYTES:
-        with replacing(folder / FILE) as temporary:
-            metadata = {"images": images_mark(images)}
-            safetensors.torch.save_file({"logits": logits.contiguous()}, temporary, metadata)
+        with replacing(folder.test_logits) as temporary:
+            safetensors.torch.save_file({"logits": logits}, temporary, _whose(folder, images))
 
 
-def images_mark(images: ImageSet) -> str:
-    """Hash of the images and of how they are normalised."""
-    what = repr((images.fingerprint, images.mean, images.std, images.size, images.classes))
-    return hashlib.sha256(what.encode()).hexdigest()[:16]
+def _whose(folder: RunDir, images: ImageSet) -> dict[str, str]:
+    """Hashes of what the logits follow from."""
+    seen = hashlib.sha256(repr(images.identity).encode()).hexdigest()
+    return {"images": seen, "weights": file_hash(folder.student, "teacher")}
 
 
-def _read(path: Path, mark: str) -> Tensor | None:
-    """What ``keep`` wrote of these images; None if there is nothing, or it is damaged."""
+def _read(folder: RunDir, images: ImageSet) -> Tensor | None:
+    """What ``keep`` wrote of these weights and images; None if that is not what lies there."""
     try:
-        with safetensors.safe_open(path, framework="pt") as stored:
-            if (stored.metadata() or {}).get("images") != mark:
+        with safetensors.safe_open(folder.test_logits, framework="pt") as stored:
+            if stored.metadata() != _whose(folder, images):
                 return None
             logits: Tensor = stored.get_tensor("logits")
     except (OSError, safetensors.SafetensorError):
         return None
-    return logits if logits.dtype == torch.float32 and logits.dim() == 2 else None
+    fits = logits.shape == (len(images), images.num_classes) and logits.dtype == torch.float32
+    return logits if fits else None

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,9 +43,15 @@ def _importable(module: str) -> bool:
 
 
 def file_hash(path: Path, setting: str) -> str:
-    """sha256 of a file's bytes."""
+    """sha256 of a file's bytes; those of a file that has not changed are read once a process."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        status = path.stat()
+        return _file_hash(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError as error:
         raise SettingError(setting, path, f"a readable file ({error.strerror})") from None
+
+
+@lru_cache(maxsize=64)  # every run of a sweep asks for the same checkpoint, several times
+def _file_hash(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

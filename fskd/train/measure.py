@@ -7,21 +7,19 @@ from typing import Any
 from torch import Tensor
 
 from fskd.errors import TrainingError
-from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
-from fskd.train.answers import on_test
+from fskd.train.answers import ask, on_test
 from fskd.train.evaluate import (
     N_PATHS,
     agreement,
     path_variation,
-    predict,
     scores,
     total_variation,
 )
 from fskd.train.loop import phase_steps
 from fskd.train.prepare import Job
 from fskd.train.session import Session
-from fskd.types import ImageSet, Ranking
+from fskd.types import Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
@@ -46,16 +44,10 @@ def measure(
     """
     data, subset, student = job.data, job.subset, job.students[0]
     device, points = session.device, job.subset.train[:TRAIN_POINTS]
-
-    def asked(net: FeatureNet, title: str, images: ImageSet, some: Tensor | None = None) -> Tensor:
-        n = len(images if some is None else some)
-        with session.screen.passing(title, n) as seen:
-            return predict(net, images, device, some, seen=seen)
-
-    logits = asked(student, "student on the test images", data.test)
+    logits = ask(student, "student on the test images", data.test, session)
     if not logits.isfinite().all():
         raise TrainingError("the last update made the student's outputs infinite or NaN")
-    on_train = asked(student, "student on the training images", data.train, points)
+    on_train = ask(student, "student on the training images", data.train, session, points)
     found: dict[str, Any] = {
         **scores(logits, data.test.targets),
         "train_top1": scores(on_train, data.train.targets[points])["top1"],
@@ -71,11 +63,11 @@ def measure(
     lengths = phase_steps(phases, job.steps)
     found["phases"] = dict(zip((phase.name for phase in phases), lengths, strict=True))
     found["peers_top1"] = [
-        scores(asked(peer, "peer on the test images", data.test), data.test.targets)["top1"]
+        scores(ask(peer, "peer on the test images", data.test, session), data.test.targets)["top1"]
         for peer in job.students[1:]
     ]
     if len(subset.val):
-        on_val = asked(student, "student on the validation images", data.train, subset.val)
+        on_val = ask(student, "student on the validation images", data.train, session, subset.val)
         found["val_top1"] = scores(on_val, data.train.targets[subset.val])["top1"]
     if about_teacher is None or teacher is None:
         return found, logits
@@ -84,7 +76,7 @@ def measure(
     found["teacher"] = {**about_teacher, "top1": scores(known, data.test.targets)["top1"]}
     found["agreement"] = agreement(logits, known)
     found["tv_test"] = total_variation(logits, known)
-    their_train = asked(teacher.net, "teacher on the training images", data.train, points)
+    their_train = ask(teacher.net, "teacher on the training images", data.train, session, points)
     found["tv_train"] = total_variation(on_train, their_train)
     found["tv_paths"] = path_variation(
         student, teacher.net, data.train, points, device, job.config.seed, n_paths

@@ -100,8 +100,7 @@ def pin(
     if ranking is not None:
         hashes["split"] = ranking.sha256
     data = given.data or load_data(config)
-    parts = [(p.fingerprint, p.mean, p.std, p.size, p.classes) for p in data]
-    hashes["data"] = hashlib.sha256(repr(parts).encode()).hexdigest()
+    hashes["data"] = hashlib.sha256(repr([part.identity for part in data]).encode()).hexdigest()
     teacher, level = config.teacher, "teacher"
     if given.teacher is not None and (ranking is None or needs_teacher(config.method)):
         hashes[level] = weights_hash(given.teacher)

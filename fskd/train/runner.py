@@ -116,7 +116,7 @@ def _train_once(
             path = job.folder.student if i == 0 else job.folder.path / f"peer{i}.safetensors"
             save_weights(net.net, path)
         if role == "teacher":
-            keep(job.folder.path, logits, job.data.test)
+            keep(job.folder, logits, job.data.test)
     seconds["evaluate"] = time.perf_counter() - begun
     return counts, found
 

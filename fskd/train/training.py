@@ -132,21 +132,17 @@ def _saver(
     return save, take_time
 
 
-def keeps_logits(job: Job, fixed_views: bool) -> bool:
-    """Whether keeping the teacher's logits of the subset saves queries.
-
-    That is, if nothing but logits of fixed views is read, and each is read more than once.
-    """
-    reads = [phase.reads for phase in job.method.phases() if phase.reads.teacher]
-    plain = all(r.teacher == LOGITS and not r.input_grad and not r.teacher_train for r in reads)
-    return fixed_views and plain and job.steps * job.real_rows > len(job.subset.train)
-
-
 def logits_kept(job: Job, fixed_views: bool) -> int:
-    """Of how many examples, the first of the subset, the teacher's logits are kept."""
-    if not keeps_logits(job, fixed_views):
+    """Of how many examples, the first of the subset, the teacher's logits are kept.
+
+    None unless that saves queries: if nothing but logits of fixed views is read, and each more than
+    once.
+    """
+    n, reads = len(job.subset.train), [p.reads for p in job.method.phases() if p.reads.teacher]
+    plain = all(r.teacher == LOGITS and not r.input_grad and not r.teacher_train for r in reads)
+    if not (fixed_views and plain and job.steps * job.real_rows > n):
         return 0
-    return min(len(job.subset.train), MOST_KEPT // (4 * job.data.train.num_classes))
+    return min(n, MOST_KEPT // (4 * job.data.train.num_classes))
 
 
 def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:

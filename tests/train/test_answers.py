@@ -10,7 +10,9 @@ import torch
 from fskd.config import Runtime
 from fskd.data.datasets.base import load
 from fskd.models.catalog import build
+from fskd.models.checkpoint import save_weights
 from fskd.models.taps import FeatureNet
+from fskd.results.store import RunDir
 from fskd.train import answers
 from fskd.train.session import Session
 
@@ -37,18 +39,24 @@ def ask(net: FeatureNet, about: dict[str, Any], folder: Path, **changes: Any) ->
 
 def test_a_run_keeps_the_answers_of_its_network(tmp_path: Path, asked: list[int]) -> None:
     net, about = FeatureNet(build("cnn_tiny", 10, 1)), {"key": "k", "run": "teacher-k"}
-    place = tmp_path / "teacher-k"
-    place.mkdir()
+    place = RunDir(tmp_path / "teacher-k")
+    save_weights(net.net, place.student)
     first = ask(net, about, tmp_path)
     assert torch.equal(ask(net, about, tmp_path), first)
     assert asked == [599]
-    stored = (place / answers.FILE).read_bytes()
+    stored = place.test_logits.read_bytes()
     for damaged in (b"", stored[:100], stored[:-4000]):
-        (place / answers.FILE).write_bytes(damaged)
+        place.test_logits.write_bytes(damaged)
         assert torch.equal(ask(net, about, tmp_path), first)
     assert asked == [599] * 4
     ask(net, about, tmp_path, mean=(0.0,))  # the same images, normalised in another way
     assert asked == [599] * 5
+    other = FeatureNet(build("cnn_tiny", 10, 1))
+    save_weights(other.net, place.student)  # the same place, other weights
+    assert not torch.equal(ask(other, about, tmp_path), first)
+    assert asked == [599] * 6
+    place.clear()
+    assert not place.test_logits.exists()
 
 
 def test_answers_of_a_checkpoint_stay_in_the_process(tmp_path: Path, asked: list[int]) -> None:
@@ -63,5 +71,5 @@ def test_answers_of_a_checkpoint_stay_in_the_process(tmp_path: Path, asked: list
 
 def test_what_is_large_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "MOST_BYTES", 1000)
-    answers.keep(tmp_path, torch.zeros(599, 10), load("digits").test)
+    answers.keep(RunDir(tmp_path), torch.zeros(599, 10), load("digits").test)
     assert not list(tmp_path.iterdir())
