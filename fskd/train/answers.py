@@ -71,9 +71,9 @@ def keep(folder: RunDir, logits: Tensor, images: ImageSet) -> None:
 
 
 def _whose(folder: RunDir, images: ImageSet) -> dict[str, str]:
-    """Hashes of what the logits follow from."""
-    seen = hashlib.sha256(repr(images.identity).encode()).hexdigest()
-    return {"images": seen, "weights": file_hash(folder.student, "teacher")}
+    """Hash of what the logits follow from; of several, safetensors would change the order."""
+    what = repr((images.identity, file_hash(folder.student, "teacher")))
+    return {"whose": hashlib.sha256(what.encode()).hexdigest()}
 
 
 def _read(folder: RunDir, images: ImageSet) -> Tensor | None:

@@ -45,6 +45,9 @@ def test_a_run_keeps_the_answers_of_its_network(tmp_path: Path, asked: list[int]
     assert torch.equal(ask(net, about, tmp_path), first)
     assert asked == [599]
     stored = place.test_logits.read_bytes()
+    for _ in range(5):  # as other processes would write it
+        answers.keep(place, first, load("digits").test)
+        assert place.test_logits.read_bytes() == stored
     for damaged in (b"", stored[:100], stored[:-4000]):
         place.test_logits.write_bytes(damaged)
         assert torch.equal(ask(net, about, tmp_path), first)
