@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fskd.losses.measuring import interleaved
+from fskd.losses.fused.measuring import interleaved
+from fskd.losses.fused.terms import Terms, kd_terms
 from fskd.losses.targets import cross_entropy, kl_divergence
-from fskd.losses.terms import Terms, kd_terms
 from fskd.models.catalog import build
 
 PAIRS = (

@@ -15,10 +15,10 @@ from fskd.models.checkpoint import load_weights
 from fskd.raw import merge
 from fskd.resolve import resolve, validate
 from fskd.results.store import Result, RunDir
-from fskd.train.prepare import Given
-from fskd.train.runner import run
-from fskd.train.screen import make_screen
-from fskd.train.session import Session
+from fskd.runs.prepare import Given
+from fskd.runs.runner import run
+from fskd.runs.screen import make_screen
+from fskd.runs.session import Session
 from fskd.types import DataSplits
 
 

@@ -19,7 +19,7 @@ from fskd.errors import SettingError
 if TYPE_CHECKING:
     import torch
 
-    from fskd.losses.measuring import Row
+    from fskd.losses.fused.measuring import Row
 
 SHAPES = "64x10,64x100,256x100,256x1000,128x21841,512x50257"
 EXAMPLES = (
@@ -50,7 +50,7 @@ def losses(
     ] = False,
 ) -> None:
     """Time and memory of the loss paths against the plain composition (ratio above 1: faster)."""
-    from fskd.losses import measuring
+    from fskd.losses.fused import measuring
 
     sizes = [_shape(text) for text in shapes.split(",")]
     n_rounds = whole("--rounds", rounds, 5)
@@ -103,7 +103,7 @@ def _precisions(names: Sequence[str]) -> "list[torch.dtype]":
 
 
 def _parts(names: Sequence[str]) -> Sequence[str]:
-    from fskd.losses.measuring import MEASURES
+    from fskd.losses.fused.measuring import MEASURES
 
     for name in names:
         if name not in MEASURES:
@@ -135,7 +135,7 @@ def write(rows: "Sequence[Row]", path: Path) -> None:
     import torch
 
     from fskd._version import __version__
-    from fskd.losses.measuring import Row
+    from fskd.losses.fused.measuring import Row
     from fskd.results.store import write_text
 
     head = f"# torch {torch.__version__}, fskd {__version__}, {torch.get_num_threads()} thread(s)"

@@ -189,9 +189,9 @@ def _execute(
 
     from fskd.results.names import save_names
     from fskd.results.tables import show
-    from fskd.train.finished import recall
-    from fskd.train.screen import make_screen
-    from fskd.train.session import Session
+    from fskd.runs.finished import recall
+    from fskd.runs.screen import make_screen
+    from fskd.runs.session import Session
 
     check_all(configs, Path(runtime.out).expanduser(), force)
     session = Session(runtime, make_screen(runtime.quiet))
@@ -199,7 +199,7 @@ def _execute(
     for arm, config in runs:
         result = None if force else recall(config, session)
         if result is None:
-            from fskd.train.runner import run  # not before there is something to do
+            from fskd.runs.runner import run  # not before there is something to do
 
             result = run(config, session, force=force)
         results.append(result)
@@ -244,9 +244,9 @@ def _points(
 
 def check_all(configs: "Sequence[RunConfig]", out: Path, force: bool = False) -> None:
     """Every mistake shows before any work starts; finished runs had none unless they are forced."""
-    from fskd.train.finished import finished
-    from fskd.train.prepare import load_data, prepare
-    from fskd.train.ranking import choose_subset
+    from fskd.runs.finished import finished
+    from fskd.runs.prepare import load_data, prepare
+    from fskd.runs.ranking import choose_subset
 
     left = [config for config in configs if force or finished(config, out) is None]
     for config in _one_of_each(left):

@@ -69,7 +69,7 @@ def make(
 ) -> None:
     """Make split files; samplers that read a teacher train or reuse the default one."""
     from fskd.data.manifest import save_split
-    from fskd.train.ranking import split_name
+    from fskd.runs.ranking import split_name
 
     extra = "".join(f" --set {text}" for text in override or [])
     command = (
@@ -96,10 +96,10 @@ def _rank(data: dict[str, object], overrides: list[str]) -> "tuple[RunConfig, Ra
     runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
     config = resolve(layer, {"data": {"splits": "none"}})
 
-    from fskd.train.prepare import NOTHING_GIVEN, prepare
-    from fskd.train.runner import rank_by_teacher
-    from fskd.train.screen import make_screen
-    from fskd.train.session import Session
+    from fskd.runs.prepare import NOTHING_GIVEN, prepare
+    from fskd.runs.runner import rank_by_teacher
+    from fskd.runs.screen import make_screen
+    from fskd.runs.session import Session
 
     begun = time.perf_counter()
     job = prepare(config, Path(runtime.out))

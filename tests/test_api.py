@@ -18,10 +18,10 @@ from fskd.errors import FskdError
 from fskd.models.catalog import build
 from fskd.models.checkpoint import load_weights
 from fskd.resolve import resolve
+from fskd.runs.hashes import weights_hash
+from fskd.runs.runner import run
+from fskd.runs.session import Session
 from fskd.seeding import derive
-from fskd.train.hashes import weights_hash
-from fskd.train.runner import run
-from fskd.train.session import Session
 
 
 def named_run(out: Path, tiny: dict[str, Any]) -> Any:

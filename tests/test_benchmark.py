@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fskd.benchmark import main
-from fskd.losses import dispatch
-from fskd.losses.measuring import Row, keep, peak
+from fskd.losses.fused import dispatch
+from fskd.losses.fused.measuring import Row, keep, peak
 
 
 def row(path: str, microseconds: float, classes: int = 1000) -> Row:

@@ -307,7 +307,7 @@ def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fskd.train.prepare.prepare", stop)
+    monkeypatch.setattr("fskd.runs.prepare.prepare", stop)
     code, _, said = command("--quiet")
     assert code == 130
     assert said.startswith("error: stopped") or said.startswith("stopped")

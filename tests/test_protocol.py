@@ -25,10 +25,10 @@ from fskd.protocol.plan import make_plan
 from fskd.resolve import resolve, validate
 from fskd.results.names import load_names, save_names
 from fskd.results.store import Result
-from fskd.train.calibrate import Planner
-from fskd.train.estimate import Cost, _noise, here, stand_in
-from fskd.train.prepare import Given, prepare
-from fskd.train.ranking import split_name
+from fskd.runs.calibrate import Planner
+from fskd.runs.estimate import Cost, _noise, here, stand_in
+from fskd.runs.prepare import Given, prepare
+from fskd.runs.ranking import split_name
 from fskd.types import Ranking
 
 FOLDER = Path(__file__).parents[1] / "protocols"
@@ -355,7 +355,7 @@ def test_a_teacher_that_only_chooses_is_counted(tmp_path: Path) -> None:
 def test_noise_has_no_split_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where the data are absent, the files that are shipped for them do not matter."""
     extent = Extent(1000, 500, 10, (1, 28, 28))
-    monkeypatch.setattr("fskd.train.calibrate.stand_in", lambda _: Given(data=_noise(extent)))
+    monkeypatch.setattr("fskd.runs.calibrate.stand_in", lambda _: Given(data=_noise(extent)))
     config = resolve({"data": {"name": "fashion_mnist", "shots": 4}, "method": "kd"})
     assert split_name(config.data) in split_names(shipped())
     assert Planner().cost(config).n_train == 40

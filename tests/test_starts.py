@@ -64,17 +64,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
 def test_training_imports_what_it_uses(made: tuple[Path, set[str]]) -> None:
     _, found = made
     assert not found & (HEAVY | INSIDE_TORCH)
-    assert "fskd.train.runner" in found
+    assert "fskd.runs.runner" in found
 
 
 def test_a_finished_run_is_found_without_what_trains(made: tuple[Path, set[str]]) -> None:
     found = modules(calls("fskd.run", *TINY, "--out", str(made[0])))
     assert not found & (HEAVY | INSIDE_TORCH)
-    assert not found & {"fskd.train.runner", "fskd.train.loop", "rich.progress"}
+    assert not found & {"fskd.runs.runner", "fskd.train.loop", "rich.progress"}
 
 
 def test_a_dry_run_imports_no_more(tmp_path: Path) -> None:
     protocol = Path(__file__).parents[1] / "protocols" / "smoke.yaml"
     found = modules(calls("fskd.sweep", str(protocol), "--dry-run", "--out", str(tmp_path)))
     assert not found & (HEAVY | INSIDE_TORCH)
-    assert "fskd.train.runner" not in found
+    assert "fskd.runs.runner" not in found

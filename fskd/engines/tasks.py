@@ -16,8 +16,8 @@ from fskd.protocol.schema import SHORT
 from fskd.raw import parse_yaml
 from fskd.resolve import needs_teacher
 from fskd.results.store import RunDir
-from fskd.train.prepare import identify
-from fskd.train.ranking import ranking_run
+from fskd.runs.prepare import identify
+from fskd.runs.ranking import ranking_run
 
 
 def make_tasks(runs: Iterable[Run]) -> dict[str, Task]:

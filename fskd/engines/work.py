@@ -7,8 +7,8 @@ import torch
 from fskd.engines.base import TEACHER, Outcome, Place, Task
 from fskd.engines.mirror import Mirror
 from fskd.errors import BusyError, FskdError
-from fskd.train.runner import run
-from fskd.train.session import Session
+from fskd.runs.runner import run
+from fskd.runs.session import Session
 
 
 def carry_out(task: Task, place: Place) -> Outcome:

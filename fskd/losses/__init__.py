@@ -1,8 +1,9 @@
 """Losses usable alone, in any training loop."""
 
 from fskd.losses.divergences import dkd_loss, jensen_shannon, reverse_kl
-from fskd.losses.fused import kd_loss, kd_loss_and_grad, teacher_logsumexp
-from fskd.losses.linear import linear_kd_loss
+from fskd.losses.fused.linear import linear_kd_loss
+from fskd.losses.fused.objective import kd_loss, kd_loss_and_grad, teacher_logsumexp
+from fskd.losses.fused.terms import kd_terms
 from fskd.losses.targets import (
     cross_entropy,
     kl_divergence,
@@ -10,7 +11,6 @@ from fskd.losses.targets import (
     mixed_cross_entropy,
     soft_cross_entropy,
 )
-from fskd.losses.terms import kd_terms
 
 __all__ = [
     "cross_entropy",

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses.autograd import is_traced
-from fskd.losses.checks import check_labels
-from fskd.losses.fused_divergences import Divergence, FusedDivergence, Impl, compute
+from fskd.losses.fused.autograd import is_traced
+from fskd.losses.fused.checks import check_labels
+from fskd.losses.fused.divergences import Divergence, FusedDivergence, Impl, compute
 from fskd.losses.targets import IGNORED, at_least_float32
 
 # Not Impl.__args__ where it is read: torch 2.4 cannot follow that into a compiler.

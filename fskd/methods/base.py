@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
+from fskd.losses.fused.terms import Terms, Weights, kd_terms
 from fskd.losses.targets import cross_entropy
-from fskd.losses.terms import Terms, Weights, kd_terms
 from fskd.registry import Registry
 from fskd.types import Batch, EpochContext, Outputs, Progress, Settings, Shapes
 

@@ -16,7 +16,7 @@ from fskd.errors import FskdError
 if TYPE_CHECKING:
     from fskd.protocol.plan import Plan
     from fskd.protocol.schema import Protocol, Run
-    from fskd.train.calibrate import Planner
+    from fskd.runs.calibrate import Planner
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -40,7 +40,7 @@ def check(
     # Imported late, so that --help answers at once.
     from fskd.config import Runtime
     from fskd.protocol.schema import read_protocol
-    from fskd.train.calibrate import Planner
+    from fskd.runs.calibrate import Planner
     from fskd.train.devices import launch
 
     planner = Planner(launch(Runtime(device=device)) if calibrate else None)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from fskd.config import RunConfig
 from fskd.protocol.schema import Run
 from fskd.resolve import needs_teacher
-from fskd.train.calibrate import Planner
-from fskd.train.estimate import Cost, here
-from fskd.train.prepare import load_data, prepare
-from fskd.train.ranking import known_ranking
+from fskd.runs.calibrate import Planner
+from fskd.runs.estimate import Cost, here
+from fskd.runs.prepare import load_data, prepare
+from fskd.runs.ranking import known_ranking
 
 COUNTS = ("steps", "student_rows", "teacher_queries")
 

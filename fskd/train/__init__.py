@@ -1,1 +1,1 @@
-"""Training: the loop, what goes into it, and what is measured and written at its end."""
+"""The step: the loop, what goes into it, and what happens beside its arithmetic."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from fskd.losses import dispatch, execute, kd_loss
+from fskd.losses import kd_loss
+from fskd.losses.fused import dispatch, execute
 
 
 @pytest.fixture(autouse=True)

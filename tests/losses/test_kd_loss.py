@@ -183,7 +183,7 @@ def test_teacher_and_soft_targets_are_constant(data: Any, cases: Any) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_inference_mode_leaves_nothing_behind(data: Any, reduction: str) -> None:
     inputs = data(11, 3, 11, reduction=reduction)
-    from fskd.losses import chunks
+    from fskd.losses.fused import chunks
 
     chunks._spare.clear()
     with torch.inference_mode():

@@ -11,8 +11,9 @@ import torch
 from rounding import ROUNDINGS, as_close_as_plain, differentiated, exact, plain
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fskd.losses import chunks, execute, kd_loss, kd_loss_and_grad, kernels
-from fskd.losses.small import Small
+from fskd.losses import kd_loss, kd_loss_and_grad
+from fskd.losses.fused import chunks, execute, kernels
+from fskd.losses.fused.small import Small
 
 untyped = inspect.unwrap(kd_loss)
 untyped_grad = inspect.unwrap(kd_loss_and_grad)

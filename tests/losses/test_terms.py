@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fskd.losses import chunks, cross_entropy, execute, kd_terms, kl_divergence, terms
-from fskd.losses.measuring import peak
-from fskd.losses.terms import Terms, _constants
+from fskd.losses import cross_entropy, kd_terms, kl_divergence
+from fskd.losses.fused import chunks, execute, terms
+from fskd.losses.fused.measuring import peak
+from fskd.losses.fused.terms import Terms, _constants
 
 EPS = torch.finfo(torch.float32).eps
 # A logit of 8, which few of the draws reach, puts 8 eps on an exponent, both networks' and T^2/T on

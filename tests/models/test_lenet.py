@@ -8,7 +8,7 @@ from fskd.errors import SettingError
 from fskd.models.catalog import build
 from fskd.models.taps import FeatureNet
 from fskd.resolve import resolve
-from fskd.train.prepare import prepare
+from fskd.runs.prepare import prepare
 from fskd.types import TAPS
 
 

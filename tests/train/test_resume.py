@@ -16,9 +16,9 @@ from fskd.errors import FskdError
 from fskd.raw import merge
 from fskd.resolve import resolve
 from fskd.results.store import Result
-from fskd.train.runner import run
-from fskd.train.screen import Screen
-from fskd.train.session import Session
+from fskd.runs.runner import run
+from fskd.runs.screen import Screen
+from fskd.runs.session import Session
 
 
 class Stops(Screen):

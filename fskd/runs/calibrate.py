@@ -14,17 +14,17 @@ from fskd.data.samplers.episodic import draw_episodes
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
+from fskd.runs.episodes import episode_job
+from fskd.runs.estimate import Cost, cost, stand_in
+from fskd.runs.evaluate import N_PATHS, predict
+from fskd.runs.measure import TRAIN_POINTS
+from fskd.runs.prepare import Job, prepare
+from fskd.runs.ranking import COMPUTE
+from fskd.runs.training import logits_kept
 from fskd.train.alone import AnyFabric
 from fskd.train.batches import BatchMaker
-from fskd.train.episodes import episode_job
-from fskd.train.estimate import Cost, cost, stand_in
-from fskd.train.evaluate import N_PATHS, predict
 from fskd.train.loop import Training, fit
-from fskd.train.measure import TRAIN_POINTS
-from fskd.train.prepare import Job, prepare
-from fskd.train.ranking import COMPUTE
 from fskd.train.task import DistillTask
-from fskd.train.training import logits_kept
 from fskd.train.watch import Counts, Watch
 
 # Seconds to spend on one measurement, in how many blocks, and most repetitions in a block.

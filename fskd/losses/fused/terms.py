@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses import execute
-from fskd.losses.autograd import is_traced, keep, kept, refuse_second_derivative
-from fskd.losses.checks import Objective
-from fskd.losses.chunks import Rows, constant_column
+from fskd.losses.fused import execute
+from fskd.losses.fused.autograd import is_traced, keep, kept, refuse_second_derivative
+from fskd.losses.fused.checks import Objective
+from fskd.losses.fused.chunks import Rows, constant_column
 from fskd.losses.targets import at_least_float32, cross_entropy, kl_divergence
 
 Weights = tuple[float, float, float]

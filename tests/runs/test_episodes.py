@@ -28,16 +28,16 @@ from fskd.models.checkpoint import load_weights
 from fskd.raw import merge
 from fskd.resolve import resolve
 from fskd.results.store import Result
-from fskd.train.calibrate import Planner
-from fskd.train.episodes import episode_config, episode_data
-from fskd.train.estimate import Cost
-from fskd.train.prepare import NOTHING_GIVEN
-from fskd.train.prepare import build as build_job
-from fskd.train.runner import RunDir, run
-from fskd.train.screen import Screen
-from fskd.train.session import Session
-from fskd.train.track import Tracks
-from fskd.train.training import train
+from fskd.runs.calibrate import Planner
+from fskd.runs.episodes import episode_config, episode_data
+from fskd.runs.estimate import Cost
+from fskd.runs.prepare import NOTHING_GIVEN
+from fskd.runs.prepare import build as build_job
+from fskd.runs.runner import RunDir, run
+from fskd.runs.screen import Screen
+from fskd.runs.session import Session
+from fskd.runs.track import Tracks
+from fskd.runs.training import train
 
 Command = Callable[..., tuple[int, str, str]]
 

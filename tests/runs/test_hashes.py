@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fskd.errors import SettingError
-from fskd.train import hashes
+from fskd.runs import hashes
 
 
 def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

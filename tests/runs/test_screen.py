@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from fskd.train import screen
+from fskd.runs import screen
 
 
 class Clock:

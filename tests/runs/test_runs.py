@@ -13,9 +13,9 @@ from fskd.methods.base import methods
 from fskd.raw import merge
 from fskd.resolve import resolve
 from fskd.results.store import Result
-from fskd.train.prepare import check_processes, prepare
-from fskd.train.runner import run
-from fskd.train.session import Session
+from fskd.runs.prepare import check_processes, prepare
+from fskd.runs.runner import run
+from fskd.runs.session import Session
 
 ALIKE = {"student": "cnn_small"}  # fsp needs equal widths
 
@@ -145,7 +145,7 @@ def test_top5_with_more_than_ten_classes(tmp_path: Path, tiny: dict[str, Any]) -
     assert result.top5 >= result.top1
     # Other contents at the same place are another run.
     np.savez(tmp_path / "own.npz", x=255 - x, y=y)
-    from fskd.train.prepare import _load
+    from fskd.runs.prepare import _load
 
     _load.cache_clear()
     assert go(tmp_path / "runs", tiny, data).key != result.key

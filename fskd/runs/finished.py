@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fskd.config import RunConfig
 from fskd.results.store import Result, RunDir
-from fskd.train.prepare import NOTHING_GIVEN, Given, identify
-from fskd.train.session import Session
+from fskd.runs.prepare import NOTHING_GIVEN, Given, identify
+from fskd.runs.session import Session
 
 
 def finished(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Result | None:

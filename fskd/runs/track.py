@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from fskd.config import RunConfig
 from fskd.results.store import Result
 from fskd.results.summary import flat_settings
-from fskd.train.prepare import Job
+from fskd.runs.prepare import Job
 
 PROJECT = "fskd"
 # What a result has beside the settings, and belongs to the summary of a run.

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fskd.losses.autograd import keep, kept, refuse_second_derivative
-from fskd.losses.chunks import Rows, by_chunks, place, put
-from fskd.losses.fused import scale
-from fskd.losses.kernels import shift
+from fskd.losses.fused.autograd import keep, kept, refuse_second_derivative
+from fskd.losses.fused.chunks import Rows, by_chunks, place, put
+from fskd.losses.fused.kernels import shift
+from fskd.losses.fused.objective import scale
 from fskd.losses.targets import IGNORED
 
 Impl = Literal["auto", "reference", "eager"]

@@ -13,8 +13,8 @@ from fskd.models.catalog import build
 from fskd.models.checkpoint import save_weights
 from fskd.models.taps import FeatureNet
 from fskd.results.store import RunDir
-from fskd.train import answers
-from fskd.train.session import Session
+from fskd.runs import answers
+from fskd.runs.session import Session
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
-from fskd.train.answers import keep
-from fskd.train.episodes import check_episodic, train_episodes
-from fskd.train.finished import recall
-from fskd.train.measure import measure
-from fskd.train.prepare import (
+from fskd.runs.answers import keep
+from fskd.runs.episodes import check_episodic, train_episodes
+from fskd.runs.finished import recall
+from fskd.runs.measure import measure
+from fskd.runs.prepare import (
     NOTHING_GIVEN,
     Given,
     Job,
@@ -35,10 +35,10 @@ from fskd.train.prepare import (
     prepare,
     teacher_network,
 )
-from fskd.train.ranking import fill_pool, make_sampler, ranking_run, split_name
-from fskd.train.session import Session
-from fskd.train.track import Tracks, open_tracks
-from fskd.train.training import train
+from fskd.runs.ranking import fill_pool, make_sampler, ranking_run, split_name
+from fskd.runs.session import Session
+from fskd.runs.track import Tracks, open_tracks
+from fskd.runs.training import train
 from fskd.train.watch import Counts
 from fskd.types import ImageSet, Ranking
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fskd.losses.chunks import Rows, by_chunks, place, put
+from fskd.losses.fused.chunks import Rows, by_chunks, place, put
 
 MOST_SUM = 1e30  # of exp(u)^T over the classes
 

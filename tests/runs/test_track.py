@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fskd.train import track
-from fskd.train.track import Tracks
+from fskd.runs import track
+from fskd.runs.track import Tracks
 
 Command = Callable[..., tuple[int, str, str]]
 

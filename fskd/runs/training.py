@@ -13,13 +13,13 @@ from fskd.errors import TrainingError
 from fskd.models.taps import LOGITS
 from fskd.models.teacher import Teacher
 from fskd.results.store import MetricsLog, RunDir, write_text
+from fskd.runs.prepare import Job
+from fskd.runs.session import Session
+from fskd.runs.track import Tracks
 from fskd.train.batches import BatchMaker
 from fskd.train.checkpoint import load_state, save_state
 from fskd.train.loop import Training, fit
-from fskd.train.prepare import Job
-from fskd.train.session import Session
 from fskd.train.task import DistillTask
-from fskd.train.track import Tracks
 from fskd.train.watch import Counts, Watch
 
 MOST_KEPT = 1 << 30  # bytes of the teacher's logits

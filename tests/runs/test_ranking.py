@@ -24,10 +24,10 @@ from fskd.models.taps import FeatureNet
 from fskd.raw import merge
 from fskd.resolve import resolve
 from fskd.results.store import Result
-from fskd.train.prepare import prepare
-from fskd.train.ranking import fill_pool, split_name
-from fskd.train.runner import run
-from fskd.train.session import Session
+from fskd.runs.prepare import prepare
+from fskd.runs.ranking import fill_pool, split_name
+from fskd.runs.runner import run
+from fskd.runs.session import Session
 from fskd.types import Pool
 
 POOLS: list[Pool] = []

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fskd.losses.chunks import Rows
-from fskd.losses.kernels import MOST_SUM, n_squarings
+from fskd.losses.fused.chunks import Rows
+from fskd.losses.fused.kernels import MOST_SUM, n_squarings
 from fskd.losses.targets import IGNORED
 
 Variant = Callable[..., Sequence[Tensor]]  # the loss and, unless it has a place, the gradient

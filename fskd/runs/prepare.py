@@ -23,9 +23,9 @@ from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
 from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
+from fskd.runs.hashes import code_hashes, file_hash, weights_hash
+from fskd.runs.ranking import choose_subset, known_ranking, make_sampler, ranking_run
 from fskd.seeding import derive
-from fskd.train.hashes import code_hashes, file_hash, weights_hash
-from fskd.train.ranking import choose_subset, known_ranking, make_sampler, ranking_run
 from fskd.types import DataSplits, Ranking, Shapes
 
 

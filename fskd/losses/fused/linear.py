@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses.autograd import is_traced, refuse_second_derivative
-from fskd.losses.checks import Impl, Inputs, Objective
-from fskd.losses.execute import compute, planned
-from fskd.losses.fused import scale
+from fskd.losses.fused.autograd import is_traced, refuse_second_derivative
+from fskd.losses.fused.checks import Impl, Inputs, Objective
+from fskd.losses.fused.execute import compute, planned
+from fskd.losses.fused.objective import scale
 from fskd.losses.targets import IGNORED, kd_objective
 
 # Logits of one chunk; its products keep a core busy and its buffers are a few times 8 MB.

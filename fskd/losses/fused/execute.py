@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from fskd.losses import compiled, dispatch, kernels
-from fskd.losses.checks import (
+from fskd.losses.fused import compiled, dispatch, kernels
+from fskd.losses.fused.checks import (
     Inputs,
     Objective,
     Reduction,
@@ -21,8 +21,8 @@ from fskd.losses.checks import (
     check_targets,
     look,
 )
-from fskd.losses.chunks import Rows, constant_column
-from fskd.losses.small import MOST_CLASSES, MOST_LOGITS, Small
+from fskd.losses.fused.chunks import Rows, constant_column
+from fskd.losses.fused.small import MOST_CLASSES, MOST_LOGITS, Small
 from fskd.losses.targets import IGNORED
 
 Shortcut = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor] | None]

@@ -9,7 +9,7 @@ from fskd.data import loader
 from fskd.data.datasets.base import load
 from fskd.models.catalog import build
 from fskd.models.taps import FeatureNet
-from fskd.train.evaluate import (
+from fskd.runs.evaluate import (
     agreement,
     calibration_error,
     path_variation,

@@ -11,10 +11,10 @@ from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, datasets, image_set
 from fskd.data.loader import make_loader
 from fskd.errors import SettingError
+from fskd.runs.prepare import NOTHING_GIVEN, Given, Job, load_data
+from fskd.runs.training import logits_kept
 from fskd.train.batches import BatchMaker
 from fskd.train.loop import phase_steps
-from fskd.train.prepare import NOTHING_GIVEN, Given, Job, load_data
-from fskd.train.training import logits_kept
 from fskd.types import Batch, DataSplits, ImageSet, Progress
 
 

@@ -26,14 +26,14 @@ from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
 from fskd.results.store import RunDir, write_text
 from fskd.results.summary import interval, spread
+from fskd.runs.measure import measure, versions
+from fskd.runs.prepare import Given, Job, build
+from fskd.runs.ranking import COMPUTE, known_ranking
+from fskd.runs.screen import Screen
+from fskd.runs.session import Session
+from fskd.runs.track import Tracks
+from fskd.runs.training import save_config, train
 from fskd.seeding import derive
-from fskd.train.measure import measure, versions
-from fskd.train.prepare import Given, Job, build
-from fskd.train.ranking import COMPUTE, known_ranking
-from fskd.train.screen import Screen
-from fskd.train.session import Session
-from fskd.train.track import Tracks
-from fskd.train.training import save_config, train
 from fskd.train.watch import Counts
 from fskd.types import DataSplits, ImageSet, LazyImages
 

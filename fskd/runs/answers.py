@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fskd.models.taps import FeatureNet
 from fskd.results.store import RunDir, replacing
-from fskd.train.evaluate import predict
-from fskd.train.hashes import file_hash
-from fskd.train.session import Session
+from fskd.runs.evaluate import predict
+from fskd.runs.hashes import file_hash
+from fskd.runs.session import Session
 from fskd.types import ImageSet
 
 MOST_BYTES = 1 << 26  # on disk

@@ -8,17 +8,17 @@ from torch import Tensor
 
 from fskd.errors import TrainingError
 from fskd.models.teacher import Teacher
-from fskd.train.answers import ask, on_test
-from fskd.train.evaluate import (
+from fskd.runs.answers import ask, on_test
+from fskd.runs.evaluate import (
     N_PATHS,
     agreement,
     path_variation,
     scores,
     total_variation,
 )
+from fskd.runs.prepare import Job
+from fskd.runs.session import Session
 from fskd.train.loop import phase_steps
-from fskd.train.prepare import Job
-from fskd.train.session import Session
 from fskd.types import Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fskd.losses.autograd import is_traced, keep, kept, refuse_second_derivative
-from fskd.losses.checks import Impl, Objective, Reduction, Settings, Tensors
-from fskd.losses.execute import Call, compute, planned
+from fskd.losses.fused.autograd import is_traced, keep, kept, refuse_second_derivative
+from fskd.losses.fused.checks import Impl, Objective, Reduction, Settings, Tensors
+from fskd.losses.fused.execute import Call, compute, planned
 from fskd.losses.targets import at_least_float32, kd_objective
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fskd.config import Runtime
 from fskd.results.store import check_writable
+from fskd.runs.screen import Screen
 from fskd.train.alone import AnyFabric
 from fskd.train.devices import launch
-from fskd.train.screen import Screen
 from fskd.types import Pool
 
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fskd.losses import compiled, dispatch, execute
-from fskd.losses.fused import kd_loss, kd_loss_and_grad
-from fskd.losses.linear import linear_kd_loss
+from fskd.losses.fused import compiled, dispatch, execute
+from fskd.losses.fused.linear import linear_kd_loss
+from fskd.losses.fused.objective import kd_loss, kd_loss_and_grad
 from fskd.results.store import write_text
 
 T, CE, KD, GENERATED = 4.0, 0.1, 0.9, 1.0
