@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
 
 # Taps that were not asked for are None; typed as tensors because reading one is a method's bug.
 _NOT_READ = cast(Tensor, None)
 
-TAPS = ("logits", "embedding", "stages", "pre")
+TAPS = ("logits", "embedding", "stem", "stages", "pre")
 
 
 class Settings(BaseModel):
@@ -26,29 +26,60 @@ class Settings(BaseModel):
     )
 
 
+def later(default: Any, **about: Any) -> Any:
+    """A field that was added after results were published: left out while it has its default.
+
+    So the keys of finished runs, which are made from their settings, stay as they are.
+
+    Args:
+        default: The value that runs had before there was the field.
+        about: As for ``pydantic.Field``.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **about)
+
+
 class Batch(NamedTuple):
     """Rows that the networks see in one step.
 
-    Rows come in three groups: B real and labelled rows, then M rows made by a generator, then V
-    extra views that a method asked for (such as rotations). M and V may be 0, and B is 0 when a
-    generator replaces the real rows.
+    First come B real and labelled rows, then unlabelled ones, then those made by a generator, then
+    extra views that a method asked for (such as rotations). Any of them may be absent; B is 0 when
+    a generator replaces the real rows.
 
     Attributes:
-        inputs: Normalised images, (B+M+V, C, H, W), float.
+        inputs: Normalised images, (rows, C, H, W), float.
         targets: Class of each real row, (B,), int64.
         indices: Position of each real row within the training subset, (B,), int64 in [0, n).
-        n_generated: M.
-        mixed_targets: Classes of the parents of each generated row, (M, k), int64; None if M = 0
-            or if the generator mixes no labelled rows.
-        mixed_weights: Share of each parent, (M, k), float, rows sum to 1.
+        parts: Where the rows after the real ones lie, by name: ``unlabelled``, ``generated`` and
+            the names of views.
+        view: Number of the discrete view in which the real rows are shown; -1 if they are moved
+            freely, so that no two steps show the same.
+        parents: Classes of the parents of each generated row, (M, k), int64, -1 for an unlabelled
+            parent; None without generated rows or if they have no parents.
+        shares: Share of each parent, (M, k), float, rows sum to 1.
+        soft: Class probabilities that a method gave to the first rows, (n, K), float; else None.
     """
 
     inputs: Tensor
     targets: Tensor
     indices: Tensor
-    n_generated: int = 0
-    mixed_targets: Tensor | None = None
-    mixed_weights: Tensor | None = None
+    parts: Mapping[str, slice] = {}
+    view: int = 0
+    parents: Tensor | None = None
+    shares: Tensor | None = None
+    soft: Tensor | None = None
+
+    def part(self, name: str) -> slice:
+        """Where the rows of a name lie; ``real`` and ``base`` (all but views) included."""
+        if name == "real":
+            return slice(0, len(self.targets))
+        if name == "base":
+            return slice(0, self.n_base)
+        return self.parts.get(name, slice(0, 0))
+
+    def count(self, name: str) -> int:
+        """Number of rows of a name."""
+        rows = self.part(name)
+        return int(rows.stop - rows.start)
 
     @property
     def n_real(self) -> int:
@@ -56,9 +87,19 @@ class Batch(NamedTuple):
         return len(self.targets)
 
     @property
+    def n_generated(self) -> int:
+        """M, the number of generated rows."""
+        return self.count("generated")
+
+    @property
+    def n_known(self) -> int:
+        """Real and unlabelled rows: those that are images of the data."""
+        return self.n_real + self.count("unlabelled")
+
+    @property
     def n_base(self) -> int:
-        """B + M, the rows before the extra views."""
-        return self.n_real + self.n_generated
+        """The rows before the extra views."""
+        return self.n_known + self.n_generated
 
 
 class Outputs(NamedTuple):
@@ -69,15 +110,17 @@ class Outputs(NamedTuple):
     Attributes:
         logits: (rows, K).
         embedding: Pooled features before the classifier, (rows, D).
-        stages: Maps of the stem and of each block of equal resolution, shallow to deep, each
+        stages: Maps of each block of equal resolution behind the stem, shallow to deep, each
             (rows, C_l, H_l, W_l), after the activation.
         pre: The same maps before their last activation.
+        stem: Map before the first stage, (rows, C, H, W).
     """
 
     logits: Tensor = _NOT_READ
     embedding: Tensor = _NOT_READ
     stages: tuple[Tensor, ...] = ()
     pre: tuple[Tensor, ...] = ()
+    stem: Tensor = _NOT_READ
 
     def rows(self, index: slice | Tensor) -> "Outputs":
         """The same taps for some of the rows."""
@@ -86,6 +129,7 @@ class Outputs(NamedTuple):
             self.embedding if self.embedding is _NOT_READ else self.embedding[index],
             tuple(stage[index] for stage in self.stages),
             tuple(stage[index] for stage in self.pre),
+            self.stem if self.stem is _NOT_READ else self.stem[index],
         )
 
 
@@ -105,31 +149,37 @@ class Progress(NamedTuple):
     epoch: int = 0
 
 
-class EpochContext(NamedTuple):
-    """What a method or generator may use between epochs.
+class Tools(NamedTuple):
+    """What a method may use when a phase begins, and a generator when an epoch begins.
 
     Attributes:
         progress: Where training stands.
-        students: Runs student i on (inputs, taps to read) in eval mode without gradient.
-        teacher: The same for the teacher, counted as queries; None where there is none.
-        batches: Yields the real rows that the coming epoch will see, without views.
-        rng: CPU generator of this epoch.
+        ask: Runs a network by name on (inputs, taps) in eval mode without gradient; what the
+            teacher is asked is counted.
+        batches: Yields the real rows of one pass over the subset, without views.
+        rng: CPU generator of this moment.
     """
 
     progress: Progress
-    students: "tuple[Callable[[Tensor, frozenset[str]], Outputs], ...]"
-    teacher: "Callable[[Tensor, frozenset[str]], Outputs] | None"
+    ask: Callable[[str, Tensor, frozenset[str]], Outputs]
     batches: Callable[[], Iterator[Batch]]
     rng: torch.Generator
 
 
 class TapShapes(NamedTuple):
-    """Shapes of one network's taps, without the batch axis."""
+    """Shapes of one network's taps, without the batch axis.
+
+    Attributes:
+        norms: The batch norm that made each pre-activation, None where none did. Its weights may
+            be loaded after the shapes are known, so they are to be read when a phase begins.
+    """
 
     logits: tuple[int, ...]
     embedding: tuple[int, ...]
     stages: tuple[tuple[int, ...], ...]
     pre: tuple[tuple[int, ...], ...]
+    stem: tuple[int, ...] = ()
+    norms: tuple[nn.Module | None, ...] = ()
 
 
 class Shapes(NamedTuple):
@@ -138,20 +188,28 @@ class Shapes(NamedTuple):
     Attributes:
         num_classes: K.
         n_train: n, the number of training examples in the subset.
-        students: Tap shapes of each student.
-        teacher: Tap shapes of the teacher; None where there is none.
+        student: Tap shapes of the student.
+        teacher: Tap shapes of the teacher; None where there is none. Of several teachers, the first
+            one's.
         targets: Class of every example of the subset in index order, (n,), int64.
         inputs: Shape of one image, (C, H, W).
         seed: Seed of the method's own draws; streams are derived from it and the step.
+        n_teachers: How many teachers there are.
     """
 
     num_classes: int
     n_train: int
-    students: tuple[TapShapes, ...]
+    student: TapShapes
     teacher: TapShapes | None
     targets: Tensor
     inputs: tuple[int, ...] = ()
     seed: int = 0
+    n_teachers: int = 1
+
+    @property
+    def known(self) -> TapShapes:
+        """Tap shapes of the teacher, which is there."""
+        return cast(TapShapes, self.teacher)
 
 
 @runtime_checkable

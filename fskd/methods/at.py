@@ -1,7 +1,6 @@
 """AT: the student looks where the teacher looks."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,25 +9,16 @@ from torch import Tensor
 
 from fskd.losses.features import attention_map, pool_to_match
 from fskd.methods.base import (
-    Losses,
     Method,
     MethodSettings,
-    Phase,
-    TaskSettings,
+    Needs,
+    Step,
+    Term,
+    Terms,
     methods,
-    require,
-    task_reads,
-    task_terms,
-    task_weights,
+    student,
+    teacher,
 )
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
-
-
-class ATSettings(TaskSettings):
-    """Settings of AT."""
-
-    weight: float = Field(1000.0, ge=0)
-    power: float = Field(2.0, ge=1)
 
 
 def attention_transfer(
@@ -65,39 +55,18 @@ class AT(Method):
     norms), which is what the weight of 1000 belongs to. Generated rows are used like real ones.
     """
 
-    Settings = ATSettings
-    settings: ATSettings
+    class Settings(MethodSettings):
+        """Weight and power of the attention maps."""
 
-    def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
-        super().__init__(settings, shapes)
-        n_student = len(shapes.students[0].stages)
-        n_teacher = len(cast(TapShapes, shapes.teacher).stages)
-        require(
-            n_student == n_teacher and n_student > 1,
-            "at",
-            f"a student with {n_student} stages and a teacher with {n_teacher}",
-            "equal numbers of at least 2 (the stem and one more)",
-        )
+        weight: float = Field(1000.0, ge=0)
+        power: float = Field(2.0, ge=1)
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        return (Phase(reads=task_reads(settings, "stages", "stages")),)
+    settings: Settings
+    passes = student("stages"), teacher("stages")
+    needs = Needs(stages=1, equal_stages=True)
 
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        student, base = students[0], slice(0, batch.n_base)
-        terms = task_terms(self.settings, student, teacher, batch)
-        terms["at"] = attention_transfer(
-            [maps[base] for maps in student.stages[1:]],
-            [maps[base] for maps in teacher.stages[1:]],
-            self.settings.power,
-        )
-        return terms
-
-    def weights(self, progress: Progress) -> dict[str, float]:
-        return {**task_weights(self.settings), "at": self.settings.weight}
+    def terms(self, step: Step) -> Terms:
+        """The attention term."""
+        own = self.settings
+        loss = attention_transfer(step.student.stages, step.teacher.stages, own.power)
+        return {"at": Term(loss, own.weight)}

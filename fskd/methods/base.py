@@ -1,35 +1,44 @@
 """The interface of a distillation method.
 
-A method names the taps it reads and turns them into unweighted scalar losses. It never calls a
-network, owns no optimiser, no loader and no schedule. Adapters, memory banks and heads are ordinary
-submodules and buffers, so device placement, checkpoints and optimiser membership come free.
+A method is blind to networks. It says as data which passes it wants (a network, its input, the taps
+that are read), and turns what they gave into named losses with weights. The step makes the passes,
+so it may share, cache or count them; the method owns no optimiser, no loader and no schedule.
+Adapters, memories and heads are ordinary submodules and buffers, so device placement, checkpoints
+and optimiser membership come free.
 
-Term names are shared vocabulary: ``ce`` is the cross-entropy of the real rows with their labels,
-``kd`` the teacher's KL divergence on the real rows, ``generated`` the same on generated rows. A
-composition (``kdplus+at``) takes a term that two parts share once, from the first of them.
+Labels and the teacher's soft targets are not the method's concern: every run has one ``Objective``
+of ``ce``, ``kd`` and ``generated`` (see ``fskd.methods.objective``), to which a method adds its own
+terms.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
-from fskd.losses.fused.terms import Terms, Weights, kd_terms
-from fskd.losses.targets import cross_entropy
+from fskd.methods.objective import NAMES, Objective
 from fskd.registry import Registry
-from fskd.types import Batch, EpochContext, Outputs, Progress, Settings, Shapes
+from fskd.types import Batch, Outputs, Progress, Settings, Shapes, Tools
 
-Losses = dict[str, Tensor]
+Mode = Literal["role", "eval", "batch"]
+Rows = Literal["base", "real"]
+TRAINED = ("student", "roles", "method")
+LOGITS = frozenset({"logits"})
 
 
-class MethodSettings(Settings):
-    """Settings that every method has (none); subclasses add their own."""
+class BareSettings(Settings):
+    """Settings of a method, none of them given; subclasses add their own."""
+
+    def objective(self) -> Objective:
+        """What is learned from labels and soft targets, from the settings of those names."""
+        own = {name: getattr(self, name) for name in Objective._fields if hasattr(self, name)}
+        return Objective(**own)
 
 
-class TaskSettings(MethodSettings):
+class MethodSettings(BareSettings):
     """Settings of methods that add terms of their own to the labels and, if asked, to KD."""
 
     ce_weight: float = Field(1.0, ge=0)
@@ -37,22 +46,94 @@ class TaskSettings(MethodSettings):
     temperature: float = Field(4.0, gt=0, description="Of the KD term.")
 
 
-class Reads(NamedTuple):
-    """What a method reads in one phase.
+class Pass(NamedTuple):
+    """One network on one input.
 
     Attributes:
-        student: Taps of the students; empty when the students are not run in this phase.
-        teacher: Taps of the teacher; empty when no teacher is needed.
-        generated: True if some loss uses generated rows; a generator is refused otherwise.
-        input_grad: True if inputs need a gradient (Jacobian matching).
-        teacher_train: True if the teacher runs in train mode (OFD); eval mode otherwise.
+        name: Where the method finds what it gave.
+        net: ``student``, ``teacher``, ``teachers`` (each of several) or one of the method's roles.
+        taps: What is read: logits, embedding, stem, stages, pre.
+        on: ``inputs``, or a map of an earlier pass, such as ``teacher.stages.1``.
+        mode: ``role``: the student as the phase says, the teacher in eval mode; ``eval``;
+            ``batch``: batch statistics, running ones unmoved.
+        input_grad: Whether the inputs need a gradient (Jacobian matching).
     """
 
-    student: frozenset[str] = frozenset({"logits"})
-    teacher: frozenset[str] = frozenset()
-    generated: bool = False
+    name: str
+    net: str
+    taps: frozenset[str]
+    on: str = "inputs"
+    mode: Mode = "role"
     input_grad: bool = False
-    teacher_train: bool = False
+
+
+def student(*taps: str, mode: Mode = "role", input_grad: bool = False) -> Pass:
+    """The student on the batch."""
+    return Pass("student", "student", frozenset(taps), mode=mode, input_grad=input_grad)
+
+
+def teacher(*taps: str, mode: Mode = "role", input_grad: bool = False) -> Pass:
+    """The teacher on the batch."""
+    return Pass("teacher", "teacher", frozenset(taps), mode=mode, input_grad=input_grad)
+
+
+def each_teacher(*taps: str) -> Pass:
+    """Each of several teachers on the batch, as ``step.each("teachers")``."""
+    return Pass("teachers", "teachers", frozenset(taps))
+
+
+class Role(NamedTuple):
+    """A further network: made, moved, trained, saved and measured by the loop.
+
+    Attributes:
+        of: The network that it is made like, ``student`` or ``teacher``.
+        weights: ``fresh``, of its own and newly drawn; ``shared``, the same parameters; ``ema``, an
+            exponential moving average over the updates, buffers included.
+        after: Only the section behind this stage, which is fed with maps: an index of the stages
+            (negative from the end) or ``stem``; None for the whole network.
+        upto: Only up to this stage; None for up to the logits.
+        decay: Of an average.
+        trains: Whether it is updated (fresh ones).
+        peer: Whether it is a student of its own, of which the user may choose the network.
+    """
+
+    of: Literal["student", "teacher"] = "student"
+    weights: Literal["fresh", "shared", "ema"] = "fresh"
+    after: int | Literal["stem"] | None = None
+    upto: int | None = None
+    decay: float = 0.999
+    trains: bool = True
+    peer: bool = False
+
+
+def every_step(step: int) -> bool:
+    """A player's turn in every step."""
+    return True
+
+
+class Player(NamedTuple):
+    """Who minimises terms: some of what trains, with an optimiser of its own if need be.
+
+    Attributes:
+        trains: As in ``Phase``; for ``main`` everything that no other player trains.
+        optim: Settings over those of the run's optimiser, such as ``{"name": "adam", "lr": 1e-4}``.
+        turn: Whether it moves in a step.
+    """
+
+    trains: tuple[str, ...] = TRAINED
+    optim: Mapping[str, Any] = {}
+    turn: Callable[[int], bool] = every_step
+
+
+class Term(NamedTuple):
+    """A scalar loss, its weight, and the player who minimises it."""
+
+    value: Tensor
+    weight: float = 1.0
+    by: str = "main"
+
+
+Terms = Mapping[str, Term]
 
 
 class Phase(NamedTuple):
@@ -62,106 +143,192 @@ class Phase(NamedTuple):
         name: Passed on as ``Progress.phase``.
         share: Length relative to the other phases; the budget is divided in proportion, so that
             every method makes the same number of optimiser updates.
-        trains: Parameters that are updated: ``students``, ``students.features`` (all but the
-            classifier), ``method``, or ``method.<submodule>``. Everything else is frozen, and a
-            network of which nothing is trained runs in eval mode.
-        reads: Taps read in this phase.
+        trains: What is updated: ``student``, ``student.features`` (all but the classifier),
+            ``roles`` or one of them by name, ``method`` or ``method.<submodule>``. Everything else
+            is frozen, and a network of which nothing is trained runs in eval mode.
+        passes: None for the method's.
+        terms: Name of the function that makes this phase's own terms.
+        objective: Terms of the objective that are learned in this phase.
+        restart: Whether learning rate and momentum begin anew.
         lr_scale: Factor on the learning rate.
     """
 
     name: str = "main"
     share: float = 1.0
-    trains: tuple[str, ...] = ("students", "method")
-    reads: Reads = Reads()
+    trains: tuple[str, ...] = TRAINED
+    passes: tuple[Pass, ...] | None = None
+    terms: str = "terms"
+    objective: frozenset[str] = frozenset(NAMES)
+    restart: bool = True
     lr_scale: float = 1.0
 
 
-class ParamGroup(NamedTuple):
-    """Some of a method's parameters with their own optimiser settings.
+class Needs(NamedTuple):
+    """What a method cannot do without; told in one line before any network is trained.
 
     Attributes:
-        params: The parameters.
-        lr_scale: Factor on the run's learning rate (``sgd``), or the learning rate (``adam``).
-        weight_decay: None for the run's.
-        optimizer: ``sgd``, the run's optimiser, or ``adam``, a second one (adversarial methods).
+        stages: Least number of stages of student and teacher.
+        equal_stages: Student and teacher have equally many stages.
+        equal_channels: Their stages have equal channels, too.
+        square: Images are square.
+        teachers: Least number of teachers.
+        unlabelled: Views of each unlabelled row; 0 if it needs no unlabelled rows.
+        min_rows: Own terms are left out in a batch with fewer rows, and no batch may be smaller.
+        exact_logits: A black box, whose logits are known up to a constant per row, will not do.
+        one_process: It has memories, or players, that several processes cannot share.
     """
 
-    params: list[nn.Parameter]
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
-    optimizer: str = "sgd"
+    stages: int = 0
+    equal_stages: bool = False
+    equal_channels: bool = False
+    square: bool = False
+    teachers: int = 0
+    unlabelled: int = 0
+    min_rows: int = 0
+    exact_logits: bool = False
+    one_process: bool = False
+
+
+class Step:
+    """What the passes of one step gave, as a method sees it.
+
+    ``step.student`` and ``step.teacher`` are the passes of those names, ``step["x"]`` any other;
+    all of them hold the rows that the method asked for (``Method.rows``).
+
+    Args:
+        outputs: What each pass gave for all rows, several results where it was each teacher.
+        batch: The batch, with all rows.
+        progress: Where training stands.
+        rows: The rows shown; all if None.
+    """
+
+    def __init__(
+        self,
+        outputs: Mapping[str, Outputs | tuple[Outputs, ...]],
+        batch: Batch,
+        progress: Progress,
+        rows: slice | None = None,
+    ) -> None:
+        self.batch, self.progress = batch, progress
+        self._outputs, self._rows = outputs, rows
+
+    def __getitem__(self, name: str) -> Outputs:
+        (found,) = self.each(name)
+        return found
+
+    def each(self, name: str) -> tuple[Outputs, ...]:
+        """What each of several teachers gave."""
+        found = self._outputs[name]
+        several = (found,) if isinstance(found, Outputs) else found
+        return several if self._rows is None else tuple(one.rows(self._rows) for one in several)
+
+    @property
+    def student(self) -> Outputs:
+        """The pass of that name."""
+        return self["student"]
+
+    @property
+    def teacher(self) -> Outputs:
+        """The pass of that name."""
+        return self["teacher"]
+
+    def on(self, part: str) -> "Step":
+        """The same for other rows: real, base, unlabelled, generated, or the name of a view."""
+        return Step(self._outputs, self.batch, self.progress, self.batch.part(part))
 
 
 class Method(nn.Module):
     """Base class of all methods; see the module docstring.
 
+    What is data (passes, roles, players, phases, needs) is known from the settings alone, before
+    any network is built: class attributes, or properties where it depends on a setting. ``build``
+    may still add passes and roles that depend on the networks' depth.
+
     Class attributes:
         Settings: The settings class.
+        passes: Passes that its terms read; those of the objective need not be named.
+        roles: Further networks by name.
+        players: Who minimises what, besides the run's optimiser.
+        phases: In order; the last one is shared with other methods in a composition.
+        labelled: Passes or networks whose logits learn the labels.
+        rows: What its terms see: ``base`` (real, unlabelled and generated rows) or ``real``.
+        unit: Own terms on the labels' scale. The total is divided by the sum of their weights and
+            the objective's, so that arms share an effective learning rate; terms on another scale
+            (features, relations) keep their published ratio to the label terms.
+        needs: What it cannot do without.
         default_generator: Registry name of the generator used unless the run sets another.
         defaults: Run settings that suit the method, nested as in a run configuration; a file,
             options and ``--set`` win over them.
-        single_process: True if its buffers cannot be kept in several processes (memories).
-        unit_terms: Terms whose weights enter the divisor of the total loss. The total is divided
-            by the sum of these weights so that arms share an effective learning rate; terms on
-            another scale (features, relations) keep their published ratio to the label terms.
 
     Args:
         settings: An instance of ``Settings``.
-        shapes: Shapes of the taps, number of classes and of examples.
     """
 
-    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    Settings: ClassVar[type[BareSettings]] = MethodSettings
+    settings: BareSettings
+    shapes: Shapes
+    rows: Rows = "base"
+    unit: frozenset[str] = frozenset()
+    needs: Needs = Needs()
     default_generator: ClassVar[str | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}
-    single_process: ClassVar[bool] = False
-    unit_terms: frozenset[str] = frozenset({"ce", "kd", "generated"})
 
-    def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
+    def __init__(self, settings: BareSettings) -> None:
         super().__init__()
-        self.settings, self.shapes = settings, shapes
+        self.settings = settings
 
-    @classmethod
-    def students_needed(cls, settings: MethodSettings) -> int:
-        """How many students are trained together; 1 except for online methods."""
-        return 1
+    @property
+    def passes(self) -> Sequence[Pass]:
+        """Passes that its terms read; those of the objective need not be named."""
+        return ()
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        """The phases, in order; known from the settings alone, before any network is built."""
-        raise NotImplementedError
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """Further networks by name."""
+        return {}
 
-    def phases(self) -> tuple[Phase, ...]:
-        """The phases of this instance."""
-        return self.phases_of(self.settings)
+    @property
+    def players(self) -> Mapping[str, Player]:
+        """Who minimises what, besides the run's optimiser (``main``)."""
+        return {}
 
-    def views(self, batch: Batch, rng: torch.Generator, progress: Progress) -> Tensor | None:
-        """Extra inputs (V, C, H, W) appended to the batch, or None. Only real rows are copied."""
-        return None
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """In order; the last one is shared with other methods in a composition."""
+        return (Phase(),)
 
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        """Unweighted scalar losses by name. A term without rows (B = 0 or M = 0) is left out.
+    @property
+    def labelled(self) -> Sequence[str]:
+        """Passes or networks whose logits learn the labels."""
+        return ("student",)
 
-        ``teacher`` is ``Outputs()`` in phases that do not read it.
+    def build(self, shapes: Shapes) -> None:
+        """Makes adapters and buffers; ``self.shapes`` is there already."""
+
+    def begin(self, tools: Tools) -> None:
+        """Called when a phase begins; what it changes must live in buffers."""
+
+    def views(self, batch: Batch, rng: torch.Generator) -> Mapping[str, Tensor]:
+        """Further rows by name, appended to the batch. Only real rows are copied."""
+        return {}
+
+    def relabel(self, batch: Batch, ask: Callable[[Tensor], Tensor], rng: torch.Generator) -> Batch:
+        """Other rows and soft labels in the place of the base rows, before the passes.
+
+        Args:
+            batch: The rows drawn.
+            ask: The student's logits for some inputs, without gradient and with batch statistics.
+            rng: CPU generator of this step.
         """
-        raise NotImplementedError
+        return batch
 
-    def weights(self, progress: Progress) -> dict[str, float]:
-        """Weight of every term that ``forward`` can return in this phase."""
-        raise NotImplementedError
+    def terms(self, step: Step) -> Terms:
+        """Own losses by name. A term without rows is left out."""
+        return {}
 
-    def on_epoch(self, context: EpochContext) -> None:
-        """Called at the start of every epoch; what it changes must live in buffers."""
-
-    def param_groups(self) -> list[ParamGroup]:
-        """Parameters with their optimiser settings; default: all of them with the run's."""
-        params = list(self.parameters())
-        return [ParamGroup(params)] if params else []
+    def measured(self, step: Step) -> Mapping[str, Tensor]:
+        """Logits that are evaluated besides the student's, from its passes in eval mode."""
+        return {}
 
 
 methods: Registry[type[Method]] = Registry("method", "fskd.methods")
@@ -178,55 +345,3 @@ def require(condition: bool, name: str, value: object, accepted: str) -> None:
     """
     if not condition:
         raise SettingError(f"method.{name}", value, accepted)
-
-
-def task_reads(
-    settings: MethodSettings, student: str, teacher: str, generated: bool = True
-) -> Reads:
-    """Reads of a method with ``TaskSettings`` whose own terms read one tap of each network."""
-    own = cast(TaskSettings, settings)
-    known = {teacher, "logits"} if own.kd_weight > 0 else {teacher}
-    return Reads(frozenset({student, "logits"}), frozenset(known), generated or own.kd_weight > 0)
-
-
-def task_terms(settings: TaskSettings, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-    """``ce`` and, with a positive ``kd_weight``, the teacher's terms."""
-    if settings.kd_weight > 0:
-        weights = task_weights(settings)
-        return logit_terms(student, teacher, batch, settings.temperature, weights)
-    return label_terms(student, batch)
-
-
-def task_weights(settings: TaskSettings) -> dict[str, float]:
-    """Weights of the terms that ``task_terms`` returns."""
-    weights = {"ce": settings.ce_weight}
-    if settings.kd_weight > 0:
-        weights |= {"kd": settings.kd_weight, "generated": settings.kd_weight}
-    return weights
-
-
-def label_terms(student: Outputs, batch: Batch) -> Losses:
-    """The shared term ``ce`` on the real rows; empty when the batch has none."""
-    if batch.n_real == 0:
-        return {}
-    return {"ce": cross_entropy(student.logits[: batch.n_real], batch.targets)}
-
-
-def logit_terms(
-    student: Outputs, teacher: Outputs, batch: Batch, temperature: float, weights: dict[str, float]
-) -> Losses:
-    """The shared terms: ``ce`` and ``kd`` on the real rows, ``generated`` on the generated ones.
-
-    Args:
-        student: Its logits.
-        teacher: Its logits.
-        batch: The batch.
-        temperature: T.
-        weights: What the terms will be weighted with, which makes them faster.
-    """
-    base = slice(batch.n_base)
-    logits = student.logits[base], teacher.logits[base]
-    expected = cast(Weights, tuple(weights[name] for name in Terms._fields))
-    found = kd_terms(*logits, batch.targets, temperature, expected)
-    rows = {"ce": batch.n_real, "kd": batch.n_real, "generated": batch.n_generated}
-    return {name: term for name, term in found._asdict().items() if rows[name]}

@@ -2,15 +2,7 @@
 
 from pydantic import Field
 
-from fskd.losses.targets import cross_entropy
-from fskd.methods.base import Losses, Method, MethodSettings, Phase, Reads, methods
-from fskd.types import Batch, Outputs, Progress
-
-
-class CESettings(MethodSettings):
-    """Settings of CE."""
-
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+from fskd.methods.base import BareSettings, Method, methods
 
 
 @methods.register("ce")
@@ -25,24 +17,7 @@ class CE(Method):
     classes, not over all K.
     """
 
-    Settings = CESettings
-    settings: CESettings
+    class Settings(BareSettings):
+        """The objective's smoothing."""
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        return (Phase(reads=Reads(student=frozenset({"logits"}))),)
-
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        if batch.n_real == 0:
-            return {}
-        logits = students[0].logits[: batch.n_real]
-        return {"ce": cross_entropy(logits, batch.targets, self.settings.label_smoothing)}
-
-    def weights(self, progress: Progress) -> dict[str, float]:
-        return {"ce": 1.0}
+        label_smoothing: float = Field(0.0, ge=0, lt=1)

@@ -1,168 +1,374 @@
-"""``a+b``: several methods that share one forward pass per row."""
+"""``a+b``: methods that share passes and one objective, and what each phase of a run asks for."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from fskd.errors import SettingError
 from fskd.methods.base import (
-    Losses,
+    BareSettings,
     Method,
-    MethodSettings,
-    ParamGroup,
+    Mode,
+    Pass,
     Phase,
-    Reads,
+    Player,
+    Role,
+    Step,
+    Term,
     methods,
 )
+from fskd.methods.objective import NAMES, Objective
 from fskd.seeding import derive
-from fskd.types import Batch, EpochContext, Outputs, Progress, Settings, Shapes
+from fskd.types import Batch, Outputs, Progress, Settings, Shapes
 
 # Name and settings; the settings are of the method's own class, which the registry knows.
 Part = tuple[str, Settings]
+T = TypeVar("T")
+Given = Outputs | tuple[Outputs, ...]
 
 
-def merge_reads(reads: Sequence[Reads]) -> Reads:
-    """Everything that any of the parts reads."""
-    return Reads(
-        frozenset().union(*(r.student for r in reads)),
-        frozenset().union(*(r.teacher for r in reads)),
-        any(r.generated for r in reads),
-        any(r.input_grad for r in reads),
-        any(r.teacher_train for r in reads),
-    )
+class Source(NamedTuple):
+    """A map of an earlier run: its number, the tap, and the stage."""
+
+    run: int
+    tap: str
+    stage: int
 
 
-def phases_of(parts: Sequence[Part]) -> tuple[Phase, ...]:
-    """Phases of a composition: each part's initial phases in turn, then one joint main phase."""
-    if len(parts) == 1:
-        name, settings = parts[0]
-        return methods.get(name).phases_of(cast(MethodSettings, settings))
-    initial: list[Phase] = []
-    mains: list[Phase] = []
-    for name, settings in by_students(parts):
-        *first, main = (
-            phase._replace(trains=tuple(_inside(name, t) for t in phase.trains))
-            for phase in methods.get(name).phases_of(cast(MethodSettings, settings))
-        )
-        initial += [
-            phase._replace(name=f"{name}.{phase.name}", share=phase.share / main.share)
-            for phase in first
-        ]
-        mains.append(main)
-    trains = tuple(dict.fromkeys(t for main in mains for t in main.trains))
-    reads = merge_reads([main.reads for main in mains])
-    joint = Phase("main", 1.0, trains, reads, min(main.lr_scale for main in mains))
-    return (*initial, joint)
+class Run(NamedTuple):
+    """A pass as it is made, for all who asked for it.
+
+    Attributes:
+        net: As in ``Pass``.
+        taps: Everything that somebody reads.
+        source: Where its input is from; None for the batch.
+        mode: As in ``Pass``.
+        input_grad: As in ``Pass``.
+    """
+
+    net: str
+    taps: frozenset[str]
+    source: Source | None = None
+    mode: Mode = "role"
+    input_grad: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether the teacher is asked."""
+        return self.net in ("teacher", "teachers")
 
 
-def by_students(parts: Sequence[Part]) -> list[Part]:
-    """Parts with several students first: their ``ce`` reaches all of them."""
+class Voice(NamedTuple):
+    """A method that has a say in a stretch: its phase, and which run each of its passes is."""
 
-    def needed(part: Part) -> int:
-        return methods.get(part[0]).students_needed(cast(MethodSettings, part[1]))
-
-    return sorted(parts, key=needed, reverse=True)
-
-
-def _inside(part: str, trains: str) -> str:
-    """``method.head`` of a part is ``method.parts.<part>.head`` of the composition."""
-    if trains.split(".")[0] != "method":
-        return trains
-    return trains.replace("method", f"method.parts.{part}", 1)
+    part: str
+    phase: Phase
+    runs: Mapping[str, int]
 
 
-class Composite(Method):
-    """Weighted sum of methods; a term that two parts share is taken from the first of them.
+class Stretch(NamedTuple):
+    """A phase of the whole run.
+
+    Attributes:
+        name: ``<method>.<phase>`` where only one of several methods has a say.
+        share: As in ``Phase``.
+        trains: As in ``Phase``, submodules of methods under ``method.parts``.
+        restart: As in ``Phase``.
+        lr_scale: As in ``Phase``.
+        runs: Every pass once, those on the batch before those on maps.
+        voices: Who has a say.
+        objective: What is learned from labels and soft targets.
+        labelled: Runs whose logits learn the labels, the student's first.
+        teacher: The run whose logits are the soft targets.
+        generated: Whether generated rows are read.
+    """
+
+    name: str
+    share: float
+    trains: tuple[str, ...]
+    restart: bool
+    lr_scale: float
+    runs: tuple[Run, ...]
+    voices: tuple[Voice, ...]
+    objective: Objective | None
+    labelled: tuple[int, ...]
+    teacher: int | None
+    generated: bool
+
+    @property
+    def trained(self) -> bool:
+        """Whether some network other than the teacher is run on the batch."""
+        return any(not run.asks for run in self.runs)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the teacher is asked."""
+        return any(run.asks for run in self.runs)
+
+    @property
+    def input_grad(self) -> bool:
+        """Whether some pass needs a gradient of the batch."""
+        return any(run.input_grad for run in self.runs)
+
+
+class Joint(nn.Module):
+    """The methods of a run and their one objective.
+
+    Known from settings alone; ``build`` makes what depends on the networks.
 
     Args:
         parts: Name and settings of each method.
-        shapes: As for every method.
     """
 
-    def __init__(self, parts: Sequence[Part], shapes: Shapes) -> None:
-        super().__init__(MethodSettings(), shapes)
-        self.components = tuple(by_students(parts))
-        self.parts = nn.ModuleDict(
-            {name: build([(name, settings)], shapes) for name, settings in parts}
+    def __init__(self, parts: Sequence[Part]) -> None:
+        super().__init__()
+        made = {name: methods.get(name)(cast(BareSettings, own)) for name, own in parts}
+        # Those with several students come first: their labels reach all of them.
+        self._names = tuple(sorted(made, key=lambda name: len(made[name].labelled), reverse=True))
+        self.parts = nn.ModuleDict({name: made[name] for name in self._names})
+        self.unit = frozenset(NAMES).union(*(method.unit for method in self.methods.values()))
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """Every method by name."""
+        return {name: cast(Method, self.parts[name]) for name in self._names}
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """Further networks of all methods."""
+        return _union("role", (method.roles for method in self.methods.values()))
+
+    @property
+    def players(self) -> dict[str, Player]:
+        """Who minimises what; ``main`` is there in any case."""
+        found = _union("player", (method.players for method in self.methods.values()))
+        return {"main": Player(), **found}
+
+    @property
+    def n_students(self) -> int:
+        """The student and its peers."""
+        return 1 + sum(role.peer for role in self.roles.values())
+
+    @property
+    def unlabelled_views(self) -> int:
+        """Views of each unlabelled row."""
+        return max(method.needs.unlabelled for method in self.methods.values())
+
+    def build(self, shapes: Shapes) -> "Joint":
+        """Makes what depends on the networks, each method from a random stream of its own."""
+        for name, method in self.methods.items():
+            method.shapes = shapes
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(shapes.seed, "init", name))
+                method.build(shapes)
+        return self
+
+    def stretches(self) -> tuple[Stretch, ...]:
+        """Each method's initial phases in turn, then one joint main phase."""
+        initial: list[Stretch] = []
+        mains: list[tuple[str, Phase]] = []
+        alone = len(self._names) == 1
+        for name, method in self.methods.items():
+            *first, main = method.phases
+            for phase in first:
+                label = phase.name if alone else f"{name}.{phase.name}"
+                initial.append(self._stretch(label, [(name, phase)], phase.share / main.share))
+            mains.append((name, main))
+        return (*initial, self._stretch(mains[0][1].name if alone else "main", mains, 1.0))
+
+    def _stretch(self, name: str, spoken: Sequence[tuple[str, Phase]], share: float) -> Stretch:
+        objective = _joined(
+            {
+                part: own
+                for part, phase in spoken
+                if (own := self.methods[part].settings.objective().only(phase.objective))
+            }
         )
-        self.unit_terms = frozenset().union(*(m.unit_terms for m in self._methods()))
-        # Filled by ``views`` and read by the ``forward`` of the same step.
-        self._view_rows: list[int] = [0] * len(parts)
+        plan, voices, labelled = _Plan(), list[Voice](), list[int]()
+        generated = objective is not None and objective.makes
+        for part, phase in spoken:
+            method = self.methods[part]
+            asked = method.passes if phase.passes is None else phase.passes
+            runs = plan.add_all(asked)
+            if objective is not None:
+                fed = method.roles.keys() & runs.keys()
+                labelled += [runs[n] if n in fed else plan.net(n) for n in method.labelled]
+            voices.append(Voice(part, phase, runs))
+            speaks = type(method).terms is not Method.terms or phase.terms != "terms"
+            generated = generated or (speaks and method.rows == "base")
+        labelled = list(dict.fromkeys(labelled))
+        for number in labelled:
+            plan.read(number, "logits")
+        known = plan.net("teacher") if objective is not None and objective.asks else None
+        if known is not None:
+            plan.read(known, "logits")
+        trains = (_inside(part, t) for part, phase in spoken for t in phase.trains)
+        phases = [phase for _, phase in spoken]
+        return Stretch(
+            name,
+            share,
+            tuple(dict.fromkeys(trains)),
+            all(phase.restart for phase in phases),
+            min(phase.lr_scale for phase in phases),
+            tuple(plan.runs),
+            tuple(voices),
+            objective,
+            tuple(labelled),
+            known,
+            generated,
+        )
 
-    def _methods(self) -> list[Method]:
-        return [self.parts[name] for name, _ in self.components]  # type: ignore[misc]
-
-    def phases(self) -> tuple[Phase, ...]:
-        """See ``phases_of``."""
-        return phases_of(self.components)
-
-    def _active(self, progress: Progress) -> list[tuple[int, Method, Progress]]:
-        """(position, part, progress as the part knows it) of the parts that have a say now."""
-        part, dot, inner = progress.phase.partition(".")
-        found = list(enumerate(self._methods()))
-        if not dot:
-            return [(i, method, progress) for i, method in found]
-        names = [name for name, _ in self.components]
-        i = names.index(part)
-        return [(i, found[i][1], progress._replace(phase=inner))]
-
-    def views(self, batch: Batch, rng: torch.Generator, progress: Progress) -> Tensor | None:
-        """The views of the parts that have a say now, one after another."""
-        extra: list[Tensor | None] = [None] * len(self.components)
-        for i, method, inner in self._active(progress):
-            extra[i] = method.views(batch, rng, inner)
-        self._view_rows = [0 if views is None else len(views) for views in extra]
-        given = [views for views in extra if views is not None]
-        return torch.cat(given) if given else None
+    def views(self, batch: Batch, rng: torch.Generator, stretch: Stretch) -> Batch:
+        """The batch with the views of the methods that have a say appended."""
+        inputs, parts = [batch.inputs], dict(batch.parts)
+        start = len(batch.inputs)
+        for voice in stretch.voices:
+            for name, rows in self.methods[voice.part].views(batch, rng).items():
+                if name in parts:
+                    raise ValueError(f"two methods name their views '{name}'")
+                inputs.append(rows)
+                parts[name] = slice(start, start := start + len(rows))
+        if len(inputs) == 1:
+            return batch
+        return batch._replace(inputs=torch.cat(inputs), parts=parts)
 
     def forward(
+        self, given: Sequence[Given], batch: Batch, progress: Progress, stretch: Stretch
+    ) -> dict[str, Term]:
+        """Terms of the objective and of the methods that have a say.
+
+        Args:
+            given: What each run of the stretch gave.
+            batch: The batch.
+            progress: Where training stands.
+            stretch: The phase.
+        """
+        found = self._shared(given, batch, stretch)
+        for voice in stretch.voices:
+            method = self.methods[voice.part]
+            if batch.count(method.rows) < method.needs.min_rows:
+                continue
+            outputs = {name: given[run] for name, run in voice.runs.items()}
+            rows = batch.part(method.rows)
+            whole = rows == slice(0, len(batch.inputs))
+            seen = progress._replace(phase=voice.phase.name)
+            own = getattr(method, voice.phase.terms)(
+                Step(outputs, batch, seen, None if whole else rows)
+            )
+            if both := found.keys() & own.keys():
+                raise ValueError(f"two methods name a term '{min(both)}'")
+            found.update(own)
+        return found
+
+    def _shared(self, given: Sequence[Given], batch: Batch, stretch: Stretch) -> dict[str, Term]:
+        if stretch.objective is None:
+            return {}
+        logits = [cast(Outputs, given[run]).logits for run in stretch.labelled]
+        known = None if stretch.teacher is None else cast(Outputs, given[stretch.teacher]).logits
+        if not logits:
+            return {}
+        weights = stretch.objective.weights
+        terms = stretch.objective.terms(batch, logits, known)
+        return {name: Term(value, weights[name]) for name, value in terms.items()}
+
+    def relabel(
         self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
         batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        losses: Losses = {}
-        for i, method, inner in self._active(progress):
-            if any(self._view_rows):
-                rows = self._rows_of(i, batch)
-                own = method(
-                    tuple(student.rows(rows) for student in students),
-                    teacher.rows(rows),
-                    batch._replace(inputs=batch.inputs[rows]),
-                    inner,
-                )
-            else:
-                own = method(students, teacher, batch, inner)
-            losses = own | losses
-        return losses
+        ask: Callable[[Tensor], Tensor],
+        rng: torch.Generator,
+        stretch: Stretch,
+    ) -> Batch:
+        """Rows and soft labels as the methods that have a say want them."""
+        for voice in stretch.voices:
+            batch = self.methods[voice.part].relabel(batch, ask, rng)
+        return batch
 
-    def _rows_of(self, i: int, batch: Batch) -> Tensor:
-        """The base rows and the views of part i."""
-        start = batch.n_base + sum(self._view_rows[:i])
-        views = range(start, start + self._view_rows[i])
-        return torch.tensor([*range(batch.n_base), *views], device=batch.inputs.device)
-
-    def weights(self, progress: Progress) -> dict[str, float]:
-        weights: dict[str, float] = {}
-        for _, method, inner in self._active(progress):
-            weights = method.weights(inner) | weights
-        return weights
-
-    def on_epoch(self, context: EpochContext) -> None:
-        for method in self._methods():
-            method.on_epoch(context)
-
-    def param_groups(self) -> list[ParamGroup]:
-        return [group for method in self._methods() for group in method.param_groups()]
+    def measured(self, given: Sequence[Given], batch: Batch, stretch: Stretch) -> dict[str, Tensor]:
+        """Logits that are evaluated besides the student's."""
+        found: dict[str, Tensor] = {}
+        for voice in stretch.voices:
+            outputs = {name: given[run] for name, run in voice.runs.items()}
+            found |= self.methods[voice.part].measured(Step(outputs, batch, Progress()))
+        return found
 
 
-def build(parts: Sequence[Part], shapes: Shapes) -> Method:
-    """The method, or the composition of several."""
-    if len(parts) == 1:
-        name, settings = parts[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(shapes.seed, "init", name))
-            return methods.get(name)(cast(MethodSettings, settings), shapes)
-    return Composite(parts, shapes)
+class _Plan:
+    """Passes merged: those of one network on one input in one mode are one run."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+
+    def add_all(self, passes: Iterable[Pass]) -> dict[str, int]:
+        """Adds the passes of one method; which run each of them is."""
+        found: dict[str, int] = {}
+        for one in passes:
+            source = None
+            if one.on != "inputs":
+                name, tap, *stage = one.on.split(".")
+                source = Source(found[name], tap, int(stage[0]) if stage else 0)
+                self.read(source.run, tap)
+            found[one.name] = self._add(Run(one.net, one.taps, source, one.mode, one.input_grad))
+        return found
+
+    def net(self, name: str) -> int:
+        """The run of a network on the batch, in its usual mode."""
+        return self._add(Run(name, frozenset()))
+
+    def read(self, number: int, tap: str) -> None:
+        """A tap of a run is read, too."""
+        run = self.runs[number]
+        self.runs[number] = run._replace(taps=run.taps | {tap})
+
+    def _add(self, run: Run) -> int:
+        for number, known in enumerate(self.runs):
+            if known._replace(taps=run.taps) == run:
+                self.runs[number] = known._replace(taps=known.taps | run.taps)
+                return number
+        self.runs.append(run)
+        return len(self.runs) - 1
+
+
+def _inside(part: str, trains: str) -> str:
+    """``method.head`` of a part is ``method.parts.<part>.head`` of the whole."""
+    root, dot, rest = trains.partition(".")
+    return f"method.parts.{part}{dot}{rest}" if root == "method" else trains
+
+
+def _union(kind: str, several: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for one in several:
+        if both := found.keys() & one.keys():
+            raise ValueError(f"two methods name a {kind} '{min(both)}'")
+        found.update(one)
+    return found
+
+
+def _joined(objectives: Mapping[str, Objective]) -> Objective | None:
+    """Labels as the first method wants them, soft targets as the first that has some.
+
+    Raises:
+        SettingError: If two methods' soft targets have different temperatures.
+    """
+    if not objectives:
+        return None
+    first = next(iter(objectives.values()))
+
+    def owner(term: str) -> str | None:
+        return next((n for n, one in objectives.items() if one.weights[term] > 0), None)
+
+    weights = {"ce_weight": first.ce_weight}
+    temperatures: dict[str, float] = {}
+    for term in NAMES[1:]:
+        name = owner(term)
+        weights[f"{term}_weight"] = 0.0 if name is None else objectives[name].weights[term]
+        if name is not None and term != "mixed":
+            temperatures[name] = objectives[name].temperature
+    if len(set(temperatures.values())) > 1:
+        (one, t), (other, u) = temperatures.items()
+        raise SettingError(
+            f"method.{one}.temperature", f"{t:g} beside {u:g} of {other}", "one temperature"
+        )
+    temperature = next(iter(temperatures.values()), first.temperature)
+    return Objective(**weights, temperature=temperature, label_smoothing=first.label_smoothing)

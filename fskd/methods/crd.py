@@ -1,7 +1,6 @@
 """CRD: the student's embedding picks the teacher's embedding of the same image."""
 
 import math
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,31 +11,21 @@ from torch import Tensor, nn
 from fskd.losses.features import full_precision
 from fskd.losses.targets import at_least_float32
 from fskd.methods.base import (
-    Losses,
     Method,
     MethodSettings,
-    Phase,
-    TaskSettings,
+    Needs,
+    Step,
+    Term,
+    Terms,
     methods,
     require,
-    task_reads,
-    task_terms,
-    task_weights,
+    student,
+    teacher,
 )
 from fskd.seeding import torch_generator
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.types import Batch, Shapes
 
 EPS = 1e-7
-
-
-class CRDSettings(TaskSettings):
-    """Settings of CRD."""
-
-    weight: float = Field(0.8, ge=0)
-    feat_dim: int = Field(128, gt=0)
-    n_negatives: int = Field(16384, gt=0)
-    tau: float = Field(0.07, gt=0)
-    momentum: float = Field(0.5, ge=0, le=1)
 
 
 def contrast_scores(
@@ -120,21 +109,31 @@ class CRD(Method):
     run repeats the uninterrupted one. Generated rows have no position and enter the KD term only.
     """
 
-    Settings = CRDSettings
-    single_process = True
-    settings: CRDSettings
+    class Settings(MethodSettings):
+        """Weight, width, negatives, temperature and momentum of the contrast."""
+
+        weight: float = Field(0.8, ge=0)
+        feat_dim: int = Field(128, gt=0)
+        n_negatives: int = Field(16384, gt=0)
+        tau: float = Field(0.07, gt=0)
+        momentum: float = Field(0.5, ge=0, le=1)
+
+    settings: Settings
+    passes = student("embedding"), teacher("embedding")
+    rows = "real"
+    needs = Needs(min_rows=1, one_process=True)
     memory_student: Tensor
     memory_teacher: Tensor
     z_student: Tensor
     z_teacher: Tensor
 
-    def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
-        super().__init__(settings, shapes)
+    def build(self, shapes: Shapes) -> None:
+        """Embeddings, memories and their normalisers."""
         n_classes = len(shapes.targets.unique())
         require(n_classes > 1, "crd", f"a subset with {n_classes} class", "at least 2 classes")
         dim, n = self.settings.feat_dim, shapes.n_train
-        self.embed_student = nn.Linear(shapes.students[0].embedding[0], dim)
-        self.embed_teacher = nn.Linear(cast(TapShapes, shapes.teacher).embedding[0], dim)
+        self.embed_student = nn.Linear(shapes.student.embedding[0], dim)
+        self.embed_teacher = nn.Linear(shapes.known.embedding[0], dim)
         bound = 1 / math.sqrt(dim / 3)
         for role in ("student", "teacher"):
             rng = torch_generator(shapes.seed, "crd", "memory", role)
@@ -142,30 +141,12 @@ class CRD(Method):
             self.register_buffer(f"memory_{role}", memory)
             self.register_buffer(f"z_{role}", torch.tensor(-1.0))
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        return (Phase(reads=task_reads(settings, "embedding", "embedding", generated=False)),)
-
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        student, real = students[0], slice(0, batch.n_real)
-        terms = task_terms(self.settings, student, teacher, batch)
-        if batch.n_real:
-            terms["crd"] = self.contrast(
-                student.embedding[real],
-                teacher.embedding[real],
-                batch.indices,
-                self.candidates(batch, progress.step),
-            )
-        return terms
-
-    def weights(self, progress: Progress) -> dict[str, float]:
-        return {**task_weights(self.settings), "crd": self.settings.weight}
+    def terms(self, step: Step) -> Terms:
+        """The contrast in both directions; the memories move on."""
+        candidates = self.candidates(step.batch, step.progress.step)
+        pair = step.student.embedding, step.teacher.embedding
+        loss = self.contrast(*pair, step.batch.indices, candidates)
+        return {"crd": Term(loss, self.settings.weight)}
 
     def candidates(self, batch: Batch, step: int) -> Tensor:
         """Positions (B, 1+K) of each row's own example and of the negatives of this step."""

@@ -1,31 +1,13 @@
 """DML: students that learn together and from each other."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.targets import kl_divergence
-from fskd.methods.base import (
-    Losses,
-    Method,
-    MethodSettings,
-    Phase,
-    Reads,
-    label_terms,
-    methods,
-)
-from fskd.types import Batch, Outputs, Progress
-
-
-class DMLSettings(MethodSettings):
-    """Settings of DML."""
-
-    n_students: int = Field(2, ge=2)
-    ce_weight: float = Field(1.0, ge=0)
-    mutual_weight: float = Field(1.0, ge=0)
+from fskd.methods.base import BareSettings, Method, Pass, Role, Step, Term, Terms, methods
 
 
 def mutual_loss(logits: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -60,32 +42,32 @@ class DML(Method):
     mutual term only.
     """
 
-    Settings = DMLSettings
-    settings: DMLSettings
-    unit_terms = Method.unit_terms | {"mutual"}
+    class Settings(BareSettings):
+        """Number of students and weights."""
 
-    @classmethod
-    def students_needed(cls, settings: MethodSettings) -> int:
-        """The setting ``n_students``."""
-        return cast(DMLSettings, settings).n_students
+        n_students: int = Field(2, ge=2)
+        ce_weight: float = Field(1.0, ge=0)
+        mutual_weight: float = Field(1.0, ge=0)
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        return (Phase(reads=Reads(student=frozenset({"logits"}), generated=True)),)
+    settings: Settings
+    unit = frozenset({"mutual"})
 
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        terms: Losses = {}
-        for student in students:
-            for name, value in label_terms(student, batch).items():
-                terms[name] = terms[name] + value if name in terms else value
-        terms["mutual"] = mutual_loss([student.logits[: batch.n_base] for student in students])
-        return terms
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """The peers."""
+        return {f"peer{i}": Role(peer=True) for i in range(1, self.settings.n_students)}
 
-    def weights(self, progress: Progress) -> dict[str, float]:
-        return {"ce": self.settings.ce_weight, "mutual": self.settings.mutual_weight}
+    @property
+    def labelled(self) -> Sequence[str]:
+        """All students."""
+        return "student", *self.roles
+
+    @property
+    def passes(self) -> Sequence[Pass]:
+        """Logits of all students."""
+        return [Pass(name, name, frozenset({"logits"})) for name in self.labelled]
+
+    def terms(self, step: Step) -> Terms:
+        """The mutual term."""
+        loss = mutual_loss([step[name].logits for name in self.labelled])
+        return {"mutual": Term(loss, self.settings.mutual_weight)}

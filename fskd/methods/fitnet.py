@@ -1,7 +1,5 @@
 """FitNet: a middle layer of the student predicts the teacher's."""
 
-from typing import cast
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
@@ -9,25 +7,17 @@ from torch import Tensor, nn
 
 from fskd.losses.targets import at_least_float32
 from fskd.methods.base import (
-    Losses,
     Method,
     MethodSettings,
-    Phase,
-    TaskSettings,
+    Step,
+    Term,
+    Terms,
     methods,
     require,
-    task_reads,
-    task_terms,
-    task_weights,
+    student,
+    teacher,
 )
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
-
-
-class FitNetSettings(TaskSettings):
-    """Settings of FitNet."""
-
-    weight: float = Field(100.0, ge=0)
-    hint_index: int = Field(2, ge=0)
+from fskd.types import Shapes
 
 
 def hint_loss(
@@ -104,34 +94,29 @@ class FitNet(Method):
     1x1 map) batch normalisation is undefined, and the term is left out.
     """
 
-    Settings = FitNetSettings
-    settings: FitNetSettings
+    class Settings(MethodSettings):
+        """Weight and place of the hint."""
 
-    def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
-        super().__init__(settings, shapes)
-        student, teacher = shapes.students[0].stages, cast(TapShapes, shapes.teacher).stages
-        hint, n_stages = self.settings.hint_index, min(len(student), len(teacher))
-        require(hint < n_stages, "hint_index", hint, f"an index of the {n_stages} stages")
-        self.regressor = Regressor(student[hint], teacher[hint])
+        weight: float = Field(100.0, ge=0)
+        hint_index: int = Field(2, ge=0)
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        return (Phase(reads=task_reads(settings, "stages", "stages")),)
+    settings: Settings
+    passes = student("stem", "stages"), teacher("stem", "stages")
 
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        student, base = students[0], slice(0, batch.n_base)
-        terms = task_terms(self.settings, student, teacher, batch)
-        hint = teacher.stages[self.settings.hint_index][base]
-        if hint[:, 0].numel() > 1:
-            guess = self.regressor(student.stages[self.settings.hint_index][base])
-            terms["fitnet"] = hint_loss(guess, hint)
-        return terms
+    def build(self, shapes: Shapes) -> None:
+        """The regressor from the student's hint to the teacher's."""
+        ours = (shapes.student.stem, *shapes.student.stages)
+        theirs = (shapes.known.stem, *shapes.known.stages)
+        hint, n_maps = self.settings.hint_index, min(len(ours), len(theirs))
+        require(hint < n_maps, "hint_index", hint, f"an index of the {n_maps} stages")
+        self.regressor = Regressor(ours[hint], theirs[hint])
 
-    def weights(self, progress: Progress) -> dict[str, float]:
-        return {**task_weights(self.settings), "fitnet": self.settings.weight}
+    def terms(self, step: Step) -> Terms:
+        """The hint."""
+        guess, goal = (
+            (net.stem, *net.stages)[self.settings.hint_index]
+            for net in (step.student, step.teacher)
+        )
+        if goal[:, 0].numel() < 2:
+            return {}
+        return {"fitnet": Term(hint_loss(self.regressor(guess), goal), self.settings.weight)}

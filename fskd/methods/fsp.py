@@ -1,7 +1,6 @@
 """FSP: the flow between neighbouring stages, learned before the task."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,25 +9,17 @@ from torch import Tensor
 
 from fskd.losses.features import fsp_matrix
 from fskd.methods.base import (
-    Losses,
     Method,
     MethodSettings,
+    Needs,
     Phase,
-    Reads,
-    TaskSettings,
+    Step,
+    Term,
+    Terms,
     methods,
-    require,
-    task_terms,
-    task_weights,
+    student,
+    teacher,
 )
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
-
-
-class FSPSettings(TaskSettings):
-    """Settings of FSP; ``fsp_share`` is the length of the first phase relative to the second."""
-
-    weight: float = Field(1.0, ge=0)
-    fsp_share: float = Field(30 / 240, gt=0)
 
 
 def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -59,55 +50,29 @@ class FSP(Method):
     used like real ones.
     """
 
-    Settings = FSPSettings
-    settings: FSPSettings
+    class Settings(MethodSettings):
+        """Weight of the flow and length of its phase relative to the main one."""
 
-    def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
-        super().__init__(settings, shapes)
-        student = [stage[0] for stage in shapes.students[0].stages]
-        teacher = [stage[0] for stage in cast(TapShapes, shapes.teacher).stages]
-        require(
-            student == teacher and len(student) > 1,
-            "fsp",
-            f"a student with stages of {student} channels and a teacher with {teacher}",
-            "equal channels in at least two stages",
+        weight: float = Field(1.0, ge=0)
+        fsp_share: float = Field(30 / 240, gt=0)
+
+    settings: Settings
+    needs = Needs(stages=1, equal_channels=True)
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """The flow, then the task."""
+        flow = Phase(
+            name="fsp",
+            share=self.settings.fsp_share,
+            trains=("student.features",),
+            passes=(student("stem", "stages"), teacher("stem", "stages")),
+            terms="flow",
+            objective=frozenset(),
         )
+        return flow, Phase()
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        own = cast(FSPSettings, settings)
-        logits, stages = frozenset({"logits"}), frozenset({"stages"})
-        with_kd = own.kd_weight > 0
-        teacher = logits if with_kd else frozenset[str]()
-        return (
-            Phase(
-                name="fsp",
-                share=own.fsp_share,
-                trains=("students.features",),
-                reads=Reads(student=stages, teacher=stages, generated=True),
-            ),
-            Phase(reads=Reads(student=logits, teacher=teacher, generated=with_kd)),
-        )
-
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        student = students[0]
-        if progress.phase == "fsp":
-            base = slice(0, batch.n_base)
-            return {
-                "fsp": flow_loss(
-                    [maps[base] for maps in student.stages],
-                    [maps[base] for maps in teacher.stages],
-                )
-            }
-        return task_terms(self.settings, student, teacher, batch)
-
-    def weights(self, progress: Progress) -> dict[str, float]:
-        if progress.phase == "fsp":
-            return {"fsp": self.settings.weight}
-        return task_weights(self.settings)
+    def flow(self, step: Step) -> Terms:
+        """The term of the first phase."""
+        maps = [(net.stem, *net.stages) for net in (step.student, step.teacher)]
+        return {"fsp": Term(flow_loss(*maps), self.settings.weight)}

@@ -2,24 +2,7 @@
 
 from pydantic import Field
 
-from fskd.methods.base import (
-    Losses,
-    Method,
-    MethodSettings,
-    Phase,
-    Reads,
-    logit_terms,
-    methods,
-)
-from fskd.types import Batch, Outputs, Progress
-
-
-class KDSettings(MethodSettings):
-    """Settings of KD."""
-
-    temperature: float = Field(4.0, gt=0)
-    ce_weight: float = Field(0.1, ge=0)
-    kd_weight: float = Field(0.9, ge=0)
+from fskd.methods.base import Method, MethodSettings, methods
 
 
 @methods.register("kd")
@@ -35,24 +18,8 @@ class KD(Method):
     ``kdplus`` has a weight of its own for them.
     """
 
-    Settings = KDSettings
-    settings: KDSettings
+    class Settings(MethodSettings):
+        """The objective's weights."""
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        logits = frozenset({"logits"})
-        return (Phase(reads=Reads(student=logits, teacher=logits, generated=True)),)
-
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        weights = self.weights(progress)
-        return logit_terms(students[0], teacher, batch, self.settings.temperature, weights)
-
-    def weights(self, progress: Progress) -> dict[str, float]:
-        weight = self.settings.kd_weight
-        return {"ce": self.settings.ce_weight, "kd": weight, "generated": weight}
+        ce_weight: float = Field(0.1, ge=0)
+        kd_weight: float = Field(0.9, ge=0)

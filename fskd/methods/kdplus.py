@@ -4,25 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from fskd.methods.base import (
-    Losses,
-    Method,
-    MethodSettings,
-    Phase,
-    Reads,
-    logit_terms,
-    methods,
-)
-from fskd.types import Batch, Outputs, Progress
-
-
-class KDPlusSettings(MethodSettings):
-    """Settings of KD+."""
-
-    temperature: float = Field(4.0, gt=0)
-    ce_weight: float = Field(0.1, ge=0)
-    kd_weight: float = Field(0.9, ge=0)
-    generated_weight: float = Field(1.0, ge=0)
+from fskd.methods.base import Method, MethodSettings, methods
 
 
 @methods.register("kdplus")
@@ -40,29 +22,11 @@ class KDPlus(Method):
     this is exactly ``kd``.
     """
 
-    Settings = KDPlusSettings
-    settings: KDPlusSettings
+    class Settings(MethodSettings):
+        """The objective's weights."""
+
+        ce_weight: float = Field(0.1, ge=0)
+        kd_weight: float = Field(0.9, ge=0)
+        generated_weight: float = Field(1.0, ge=0)
+
     default_generator: ClassVar[str | None] = "mixup"
-
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        logits = frozenset({"logits"})
-        return (Phase(reads=Reads(student=logits, teacher=logits, generated=True)),)
-
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        weights = self.weights(progress)
-        return logit_terms(students[0], teacher, batch, self.settings.temperature, weights)
-
-    def weights(self, progress: Progress) -> dict[str, float]:
-        settings = self.settings
-        return {
-            "ce": settings.ce_weight,
-            "kd": settings.kd_weight,
-            "generated": settings.generated_weight,
-        }

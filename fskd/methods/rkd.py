@@ -7,24 +7,16 @@ from torch import Tensor
 
 from fskd.losses.relations import angles, relative_distances
 from fskd.methods.base import (
-    Losses,
     Method,
     MethodSettings,
-    Phase,
-    TaskSettings,
+    Needs,
+    Step,
+    Term,
+    Terms,
     methods,
-    task_reads,
-    task_terms,
-    task_weights,
+    student,
+    teacher,
 )
-from fskd.types import Batch, Outputs, Progress
-
-
-class RKDSettings(TaskSettings):
-    """Settings of RKD."""
-
-    dist_weight: float = Field(25.0, ge=0)
-    angle_weight: float = Field(50.0, ge=0)
 
 
 def distance_loss(
@@ -65,32 +57,20 @@ class RKD(Method):
     Generated rows are used like real ones; with fewer than three rows both terms are left out.
     """
 
-    Settings = RKDSettings
-    settings: RKDSettings
+    class Settings(MethodSettings):
+        """Weights of both relations."""
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        return (Phase(reads=task_reads(settings, "embedding", "embedding")),)
+        dist_weight: float = Field(25.0, ge=0)
+        angle_weight: float = Field(50.0, ge=0)
 
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        student = students[0]
-        terms = task_terms(self.settings, student, teacher, batch)
-        if batch.n_base >= 3:
-            ours = student.embedding[: batch.n_base]
-            theirs = teacher.embedding[: batch.n_base]
-            terms["rkd_dist"] = distance_loss(ours, theirs)
-            terms["rkd_angle"] = angle_loss(ours, theirs)
-        return terms
+    settings: Settings
+    passes = student("embedding"), teacher("embedding")
+    needs = Needs(min_rows=3)
 
-    def weights(self, progress: Progress) -> dict[str, float]:
+    def terms(self, step: Step) -> Terms:
+        """Distances and angles."""
+        pair = step.student.embedding, step.teacher.embedding
         return {
-            **task_weights(self.settings),
-            "rkd_dist": self.settings.dist_weight,
-            "rkd_angle": self.settings.angle_weight,
+            "rkd_dist": Term(distance_loss(*pair), self.settings.dist_weight),
+            "rkd_angle": Term(angle_loss(*pair), self.settings.angle_weight),
         }

@@ -1,6 +1,6 @@
 """SSKD: the teacher's answers on rotated images, and which copy it thinks belongs to which."""
 
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,35 +9,23 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.losses.features import full_precision
-from fskd.losses.targets import at_least_float32, kl_divergence
+from fskd.losses.targets import at_least_float32
 from fskd.methods.base import (
-    Losses,
+    BareSettings,
     Method,
-    MethodSettings,
+    Needs,
     Phase,
-    Reads,
-    label_terms,
+    Step,
+    Term,
+    Terms,
     methods,
-    require,
+    student,
+    teacher,
 )
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.objective import Objective
+from fskd.types import Batch, Shapes
 
 ROTATIONS = 3
-
-
-class SSKDSettings(MethodSettings):
-    """Settings of SSKD; ratios are shares of the rows kept among those the teacher gets wrong."""
-
-    ce_weight: float = Field(0.1, ge=0)
-    kd_weight: float = Field(0.9, ge=0)
-    tf_weight: float = Field(2.7, ge=0)
-    ss_weight: float = Field(10.0, ge=0)
-    kd_temperature: float = Field(4.0, gt=0)
-    tf_temperature: float = Field(4.0, gt=0)
-    ss_temperature: float = Field(0.5, gt=0)
-    tf_ratio: float = Field(1.0, ge=0, le=1)
-    ss_ratio: float = Field(0.75, ge=0, le=1)
-    head_share: float = Field(60 / 240, gt=0)
 
 
 def similarities(
@@ -131,97 +119,89 @@ class SSKD(Method):
     a batch, so the value depends on which rows are together. Real rows only.
     """
 
-    Settings = SSKDSettings
-    settings: SSKDSettings
+    class Settings(BareSettings):
+        """Ratios are shares of the rows kept among those that the teacher gets wrong."""
 
-    def __init__(self, settings: MethodSettings, shapes: Shapes) -> None:
-        super().__init__(settings, shapes)
-        height, width = shapes.inputs[-2:] if shapes.inputs else (0, 0)
-        require(height == width, "sskd", f"images of {height}x{width}", "square images")
-        self.student_head = projection_head(shapes.students[0].embedding[0])
-        self.teacher_head = projection_head(cast(TapShapes, shapes.teacher).embedding[0])
+        ce_weight: float = Field(0.1, ge=0)
+        kd_weight: float = Field(0.9, ge=0)
+        tf_weight: float = Field(2.7, ge=0)
+        ss_weight: float = Field(10.0, ge=0)
+        kd_temperature: float = Field(4.0, gt=0)
+        tf_temperature: float = Field(4.0, gt=0)
+        ss_temperature: float = Field(0.5, gt=0)
+        tf_ratio: float = Field(1.0, ge=0, le=1)
+        ss_ratio: float = Field(0.75, ge=0, le=1)
+        head_share: float = Field(60 / 240, gt=0)
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        both, embedding = frozenset({"logits", "embedding"}), frozenset({"embedding"})
-        return (
-            Phase(
-                name="head",
-                share=cast(SSKDSettings, settings).head_share,
-                trains=("method.teacher_head",),
-                reads=Reads(student=frozenset(), teacher=embedding),
-            ),
-            Phase(
-                trains=("students", "method.student_head"), reads=Reads(student=both, teacher=both)
-            ),
+        def objective(self) -> Objective:
+            """Real rows only."""
+            return Objective(self.ce_weight, self.kd_weight, 0.0, temperature=self.kd_temperature)
+
+    settings: Settings
+    passes = student("logits", "embedding"), teacher("logits", "embedding")
+    rows = "real"
+    needs = Needs(min_rows=1, square=True)
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """The teacher's head, then the student."""
+        head = Phase(
+            name="head",
+            share=self.settings.head_share,
+            trains=("method.teacher_head",),
+            passes=(teacher("embedding"),),
+            terms="head",
+            objective=frozenset(),
         )
+        return head, Phase(trains=("student", "method.student_head"))
 
-    def views(self, batch: Batch, rng: torch.Generator, progress: Progress) -> Tensor | None:
+    def build(self, shapes: Shapes) -> None:
+        """Both projection heads."""
+        self.student_head = projection_head(shapes.student.embedding[0])
+        self.teacher_head = projection_head(shapes.known.embedding[0])
+
+    def views(self, batch: Batch, rng: torch.Generator) -> Mapping[str, Tensor]:
         """Real rows rotated by 90, then all by 180, then all by 270 degrees (3B rows)."""
         if batch.n_real == 0:
-            return None
-        real = batch.inputs[: batch.n_real]
-        return torch.cat([torch.rot90(real, turns, (2, 3)) for turns in range(1, ROTATIONS + 1)])
-
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        if batch.n_real == 0:
             return {}
-        if progress.phase == "head":
-            projected = self.project(self.teacher_head, teacher.embedding.detach())
-            upright, rotated = self.split(projected, batch)
-            return {"head": head_loss(rotated, upright, self.owners(batch))}
-        student = students[0]
-        goal, goal_rotated = self.split(teacher.logits, batch)
-        terms = label_terms(student, batch)
-        upright, rotated = self.split(student.logits, batch)
-        terms["kd"] = kl_divergence(upright, goal, self.settings.kd_temperature)
-        keep = kept_rows(
-            goal_rotated, batch.targets.repeat_interleave(ROTATIONS), self.settings.tf_ratio
-        )
-        terms["tf"] = kept_divergence(rotated, goal_rotated, keep, self.settings.tf_temperature)
-        terms["ss"] = self.similarity_term(student, teacher, batch)
-        return terms
+        real = batch.inputs[: batch.n_real]
+        turned = [torch.rot90(real, turns, (2, 3)) for turns in range(1, ROTATIONS + 1)]
+        return {"rotated": torch.cat(turned)}
 
-    def weights(self, progress: Progress) -> dict[str, float]:
-        settings = self.settings
-        if progress.phase == "head":
-            return {"head": 1.0}
-        return {
-            "ce": settings.ce_weight,
-            "kd": settings.kd_weight,
-            "tf": settings.tf_weight,
-            "ss": settings.ss_weight,
-        }
+    def head(self, step: Step) -> Terms:
+        """The term of the first phase."""
+        upright, rotated = self.projections(self.teacher_head, step, "teacher")
+        return {"head": Term(head_loss(rotated, upright, self.owners(step.batch)))}
 
-    def similarity_term(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """The term ``ss`` from both networks' projections."""
-        upright_s, rotated_s = self.split(self.project(self.student_head, student.embedding), batch)
+    def terms(self, step: Step) -> Terms:
+        """Rotated rows and similarities."""
+        own, batch = self.settings, step.batch
+        turned = step.on("rotated")
+        goal = self.by_image(turned.teacher.logits, batch)
+        keep = kept_rows(goal, batch.targets.repeat_interleave(ROTATIONS), own.tf_ratio)
+        ours = self.by_image(turned.student.logits, batch)
+        tf = kept_divergence(ours, goal, keep, own.tf_temperature)
         with torch.no_grad():
-            upright_t, rotated_t = self.split(
-                self.project(self.teacher_head, teacher.embedding), batch
-            )
-            goal = similarities(rotated_t, upright_t)
-            keep = kept_rows(goal, self.owners(batch), self.settings.ss_ratio)
-        ours = similarities(rotated_s, upright_s)
-        return kept_divergence(ours, goal, keep, self.settings.ss_temperature)
+            upright, rotated = self.projections(self.teacher_head, step, "teacher")
+            goal = similarities(rotated, upright)
+            keep = kept_rows(goal, self.owners(batch), own.ss_ratio)
+        upright, rotated = self.projections(self.student_head, step, "student")
+        ss = kept_divergence(similarities(rotated, upright), goal, keep, own.ss_temperature)
+        return {"tf": Term(tf, own.tf_weight), "ss": Term(ss, own.ss_weight)}
+
+    def projections(self, head: nn.Module, step: Step, net: str) -> tuple[Tensor, Tensor]:
+        """Projections (B, D) of upright rows and (3B, D) of rotated ones."""
+        turned = self.by_image(step.on("rotated")[net].embedding, step.batch)
+        rows = torch.cat([step[net].embedding, turned])
+        if net == "teacher":
+            rows = rows.detach()
+        projected = head(at_least_float32(rows))
+        return projected[: step.batch.n_real], projected[step.batch.n_real :]
 
     @staticmethod
-    def project(head: nn.Sequential, embedding: Tensor) -> Tensor:
-        """Projections (rows, D) of all rows."""
-        return head(at_least_float32(embedding))
-
-    @staticmethod
-    def split(rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Upright rows (B, ...) and rotated rows (3B, ...), the copies of one image adjacent."""
-        blocks = rows[batch.n_base : batch.n_base + ROTATIONS * batch.n_real]
-        rotated = blocks.unflatten(0, (ROTATIONS, batch.n_real)).transpose(0, 1).flatten(0, 1)
-        return rows[: batch.n_real], rotated
+    def by_image(rows: Tensor, batch: Batch) -> Tensor:
+        """The rows (3B, ...) with the copies of one image adjacent."""
+        return rows.unflatten(0, (ROTATIONS, batch.n_real)).transpose(0, 1).flatten(0, 1)
 
     @staticmethod
     def owners(batch: Batch) -> Tensor:

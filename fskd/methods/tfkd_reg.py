@@ -7,25 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.targets import at_least_float32
-from fskd.methods.base import (
-    Losses,
-    Method,
-    MethodSettings,
-    Phase,
-    Reads,
-    label_terms,
-    methods,
-)
-from fskd.types import Batch, Outputs, Progress
-
-
-class TfKDRegSettings(MethodSettings):
-    """Settings of Tf-KD; ``reg_weight`` is the published a, labels get 1 - a."""
-
-    reg_weight: float = Field(0.95, ge=0, lt=1)
-    multiplier: float = Field(1.0, ge=0)
-    temperature: float = Field(40.0, gt=0)
-    correct_prob: float = Field(0.99, gt=0, lt=1)
+from fskd.methods.base import BareSettings, Method, Needs, Step, Term, Terms, methods, student
+from fskd.methods.objective import Objective
 
 
 def virtual_teacher_kl(
@@ -69,28 +52,27 @@ class TfKDReg(Method):
     and the mean is over classes too, hence the multiplier.
     """
 
-    Settings = TfKDRegSettings
-    settings: TfKDRegSettings
+    class Settings(BareSettings):
+        """``reg_weight`` is the published a; labels get 1 - a."""
 
-    @classmethod
-    def phases_of(cls, settings: MethodSettings) -> tuple[Phase, ...]:
-        return (Phase(reads=Reads(student=frozenset({"logits"}))),)
+        reg_weight: float = Field(0.95, ge=0, lt=1)
+        multiplier: float = Field(1.0, ge=0)
+        temperature: float = Field(40.0, gt=0)
+        correct_prob: float = Field(0.99, gt=0, lt=1)
 
-    def forward(
-        self,
-        students: tuple[Outputs, ...],
-        teacher: Outputs,
-        batch: Batch,
-        progress: Progress,
-    ) -> Losses:
-        terms = label_terms(students[0], batch)
-        if batch.n_real:
-            logits = students[0].logits[: batch.n_real]
-            terms["tfkd_reg"] = virtual_teacher_kl(
-                logits, batch.targets, self.settings.temperature, self.settings.correct_prob
-            )
-        return terms
+        def objective(self) -> Objective:
+            """Labels with weight 1 - a; the temperature is that of the virtual teacher."""
+            return Objective(ce_weight=1 - self.reg_weight)
 
-    def weights(self, progress: Progress) -> dict[str, float]:
-        a = self.settings.reg_weight
-        return {"ce": 1 - a, "tfkd_reg": a * self.settings.multiplier}
+    settings: Settings
+    passes = (student("logits"),)
+    rows = "real"
+    needs = Needs(min_rows=1)
+
+    def terms(self, step: Step) -> Terms:
+        """The virtual teacher's term."""
+        own = self.settings
+        loss = virtual_teacher_kl(
+            step.student.logits, step.batch.targets, own.temperature, own.correct_prob
+        )
+        return {"tfkd_reg": Term(loss, own.reg_weight * own.multiplier)}
