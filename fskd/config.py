@@ -15,7 +15,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_serializer, m
 from fskd.data.augment import AugmentSettings
 from fskd.data.samplers.base import SamplerSettings
 from fskd.data.samplers.episodic import EpisodicSettings
-from fskd.types import Settings
+from fskd.types import Settings, later
 
 
 class Component(Settings):
@@ -85,10 +85,13 @@ class DataConfig(Settings):
         return f"{100 * (1.0 if self.fraction is None else self.fraction):g}pct"
 
 
-class OptimConfig(Settings):
-    """SGD and its learning rate over time."""
+ADAM_LR = 1e-3
 
-    lr: float = Field(0.2, gt=0, description="Peak learning rate.")
+
+class OptimConfig(Settings):
+    """The optimiser and its learning rate over time; momentum is SGD's."""
+
+    lr: float = Field(0.2, gt=0, description="Peak learning rate; 0.001 with adam and adamw.")
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0)
@@ -100,10 +103,25 @@ class OptimConfig(Settings):
     decay: float = Field(0.1, gt=0, le=1, description="Factor at a milestone.")
     batch_size: int = Field(64, ge=1, description="Student rows a step, generated ones included.")
     grad_clip: float | None = Field(None, gt=0, description="Largest gradient norm.")
+    name: Literal["sgd", "adam", "adamw"] = later("sgd")
+    body_lr: float = later(
+        1.0, ge=0, le=1, description="Rate of all but the classifier, relative to lr."
+    )
+    ema: float | None = later(
+        None, gt=0, lt=1, description="Decay of an average of the student, measured beside it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_rate(cls, given: Any) -> Any:
+        # Adam's steps are a thousand times as long as the gradients that SGD would take.
+        if isinstance(given, dict) and given.get("name") in ("adam", "adamw"):
+            return {"lr": ADAM_LR, **given}
+        return given
 
     @model_validator(mode="after")
     def _legal(self) -> "OptimConfig":
-        if self.nesterov and self.momentum == 0:
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum > 0")
         return self
 

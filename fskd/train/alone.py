@@ -40,9 +40,9 @@ class Alone:
         """The precision for what runs outside the module."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
 
-    def backward(self, loss: Tensor) -> None:
-        """Gradients."""
-        loss.backward()
+    def backward(self, loss: Tensor, **options: Any) -> None:
+        """Gradients; options are those of ``Tensor.backward``."""
+        loss.backward(**options)
 
     def clip_gradients(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float

@@ -6,9 +6,9 @@ import torch
 
 from fskd.data.loader import Loader
 from fskd.generators.base import Generator
-from fskd.methods.base import Method, Reads
+from fskd.methods.compose import Joint, Stretch
 from fskd.seeding import torch_generator
-from fskd.types import Batch, EpochContext, Progress
+from fskd.types import Batch
 
 
 class BatchMaker:
@@ -25,27 +25,31 @@ class BatchMaker:
         seed: Run seed.
         rank: Number of this process.
         world: Number of processes.
+        unlabelled: Unlabelled rows, one loader for each view of them.
     """
 
     def __init__(
         self,
         loader: Loader,
         generator: Generator | None,
-        method: Method,
+        method: Joint,
         n_generated: int,
         seed: int,
         rank: int = 0,
         world: int = 1,
+        unlabelled: tuple[Loader, ...] = (),
     ) -> None:
         self.loader, self.generator, self.method = loader, generator, method
         self.n_generated, self.seed = n_generated, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.unlabelled = rank, world, unlabelled
 
-    def batch(self, progress: Progress, reads: Reads) -> Batch:
+    def batch(self, step: int, stretch: Stretch) -> Batch:
         """Rows of one step for this process; generated ones only if the phase reads them."""
-        step = progress.step
         batch = self.loader.batch(step)
-        if self.generator is not None and reads.generated:
+        if self.unlabelled:
+            rows = [loader.batch(step).inputs for loader in self.unlabelled]
+            batch = with_rows(batch, "unlabelled", torch.cat(rows))
+        if self.generator is not None and stretch.generated:
             rank, world = (self.rank, self.world) if self.loader.sharded else (0, 1)
             rng = torch_generator(self.seed, "generator", step, rank)
             turn = torch_generator(self.seed, "turn", step)
@@ -53,22 +57,14 @@ class BatchMaker:
         if self.world > 1 and not self.loader.sharded:
             batch = shard(batch, self.rank, self.world)
         rng = torch_generator(self.seed, "views", step, self.rank)
-        views = self.method.views(batch, rng, progress)
-        if views is not None:
-            batch = batch._replace(inputs=torch.cat([batch.inputs, views]))
-        if reads.input_grad:
+        batch = self.method.views(batch, rng, stretch)
+        if stretch.input_grad:
             batch = batch._replace(inputs=batch.inputs.detach().requires_grad_())
         return batch
 
     def epoch(self, step: int) -> int:
         """Passes over the subset that are complete before this step."""
         return self.loader.stream.epoch(step)
-
-    def on_epoch(self, context: EpochContext) -> None:
-        """Tells method and generator that an epoch begins."""
-        self.method.on_epoch(context)
-        if self.generator is not None:
-            self.generator.on_epoch(context)
 
     def one_pass(self, epoch: int) -> Iterator[Batch]:
         """Real rows of the steps that begin in an epoch."""
@@ -78,21 +74,31 @@ class BatchMaker:
             yield self.loader.batch(step)
 
 
+def with_rows(batch: Batch, name: str, rows: torch.Tensor) -> Batch:
+    """The batch with rows of a name behind it."""
+    start = len(batch.inputs)
+    parts = {**batch.parts, name: slice(start, start + len(rows))}
+    return batch._replace(inputs=torch.cat([batch.inputs, rows]), parts=parts)
+
+
 def shard(batch: Batch, rank: int, world: int) -> Batch:
-    """Every ``world``-th real row and generated row of a joint batch.
+    """Every ``world``-th row of every kind of a joint batch.
 
     Example:
-        >>> joint = Batch(torch.zeros(6, 1, 2, 2), torch.arange(4), torch.arange(4), 2)
+        >>> made = {"generated": slice(4, 6)}
+        >>> joint = Batch(torch.zeros(6, 1, 2, 2), torch.arange(4), torch.arange(4), made)
         >>> shard(joint, 1, 2).targets.tolist(), len(shard(joint, 1, 2).inputs)
         ([1, 3], 3)
     """
-    real, made = batch.inputs[: batch.n_real], batch.inputs[batch.n_real :]
     own = slice(rank, None, world)
-    return Batch(
-        torch.cat([real[own], made[own]]),
-        batch.targets[own],
-        batch.indices[own],
-        len(made[own]),
-        None if batch.mixed_targets is None else batch.mixed_targets[own],
-        None if batch.mixed_weights is None else batch.mixed_weights[own],
+    mine = batch._replace(
+        inputs=batch.inputs[: batch.n_real][own],
+        targets=batch.targets[own],
+        indices=batch.indices[own],
+        parts={},
+        parents=None if batch.parents is None else batch.parents[own],
+        shares=None if batch.shares is None else batch.shares[own],
     )
+    for name, rows in batch.parts.items():
+        mine = with_rows(mine, name, batch.inputs[rows][own])
+    return mine

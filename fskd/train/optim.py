@@ -1,15 +1,14 @@
 """Optimisers and the learning rate as a function of the step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from fskd.config import OptimConfig
-from fskd.methods.base import ParamGroup
-from fskd.train.plain_optim import SGD, Adam
+from fskd.train.plain_optim import SGD, Adam, AdamW
 
 
 def lr_factor(config: OptimConfig, done: float) -> float:
@@ -35,41 +34,40 @@ def lr_factor(config: OptimConfig, done: float) -> float:
     return 1.0
 
 
-def build_optimizers(
-    students: Iterable[nn.Parameter], groups: list[ParamGroup], config: OptimConfig
-) -> list[torch.optim.Optimizer]:
-    """SGD for students and adapters, and Adam where a method asks for a second optimiser.
+def build_optimizer(
+    parameters: Sequence[nn.Parameter],
+    config: OptimConfig,
+    heads: Collection[nn.Parameter] = (),
+) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, fused where torch has it.
 
-    Parameters that are frozen are left out. Every group keeps its learning rate at the peak of the
-    schedule as ``peak``.
+    Every group keeps its learning rate at the peak of the schedule as ``peak``.
+
+    Args:
+        parameters: What it updates, at least one.
+        config: Settings.
+        heads: Those among the parameters that ``body_lr`` does not slow down.
     """
-    sgd, adam = [], []
-    for group in [ParamGroup(list(students)), *groups]:
-        params = [p for p in group.params if p.requires_grad]
-        decay = config.weight_decay if group.weight_decay is None else group.weight_decay
-        if not params:
-            continue
-        if group.optimizer == "adam":
-            adam.append({"params": params, "peak": group.lr_scale, "weight_decay": decay})
-        else:
-            peak = config.lr * group.lr_scale
-            sgd.append({"params": params, "peak": peak, "weight_decay": decay})
-    optimizers: list[torch.optim.Optimizer] = []
-    if sgd:
-        momentum, nesterov, fused = config.momentum, config.nesterov, _has_fused(sgd)
-        optimizers.append(SGD(sgd, config.lr, momentum=momentum, nesterov=nesterov, fused=fused))
-    if adam:
-        optimizers.append(Adam(adam, fused=_has_fused(adam)))
-    return optimizers
+    heads_known = {id(parameter) for parameter in heads}
+    groups: list[dict[str, Any]] = [{"params": list(parameters), "peak": config.lr}]
+    if config.body_lr != 1 and heads_known:
+        fast = [p for p in parameters if id(p) in heads_known]
+        slow = [p for p in parameters if id(p) not in heads_known]
+        parted = ((slow, config.lr * config.body_lr), (fast, config.lr))
+        groups = [{"params": own, "peak": peak} for own, peak in parted if own]
+    common: dict[str, Any] = {
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "fused": _has_fused(parameters),
+    }
+    if config.name == "sgd":
+        return SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **common)
+    return (Adam if config.name == "adam" else AdamW)(groups, **common)
 
 
-def _has_fused(groups: list[dict[str, Any]]) -> bool:
+def _has_fused(parameters: Sequence[nn.Parameter]) -> bool:
     """Whether torch updates all parameters in one call, a third of the time of several."""
-    return all(
-        parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
-        for group in groups
-        for parameter in group["params"]
-    )
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:

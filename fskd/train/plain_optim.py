@@ -1,4 +1,4 @@
-"""SGD and Adam of torch without what they do for ``torch.compile``.
+"""SGD, Adam and AdamW of torch without what they do for ``torch.compile``.
 
 ``torch.optim`` imports ``torch._dynamo``, which takes a second, when the first optimiser is made,
 to keep its methods out of compiled functions. Here optimisers are never called inside of one, so
@@ -21,3 +21,4 @@ def _plain(kind: Any) -> Any:
 
 SGD: type[torch.optim.SGD] = _plain(torch.optim.SGD)
 Adam: type[torch.optim.Adam] = _plain(torch.optim.Adam)
+AdamW: type[torch.optim.AdamW] = _plain(torch.optim.AdamW)

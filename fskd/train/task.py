@@ -1,60 +1,152 @@
 """Everything that trains in one module, so that one wrapped forward pass does it all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
-from fskd.methods.base import Losses, Method, Phase
-from fskd.models.taps import FeatureNet
+from fskd.methods.base import Role, Term
+from fskd.methods.compose import Given, Joint, Run, Source, Stretch
+from fskd.models.modes import in_mode
 from fskd.types import Batch, Outputs, Progress
 
 
 class DistillTask(nn.Module):
-    """Students and method.
+    """The networks that are trained or averaged, and the methods.
 
     Args:
-        students: One or, in online methods, several networks.
-        method: The method, with its adapters and buffers.
+        nets: By name: ``student``, its peers, and the networks of roles that have parameters of
+            their own.
+        method: The methods, with their adapters and buffers.
+        sections: Networks of roles whose parameters are another network's.
     """
 
-    def __init__(self, students: list[FeatureNet], method: Method) -> None:
+    def __init__(
+        self,
+        nets: Mapping[str, nn.Module],
+        method: Joint,
+        sections: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         super().__init__()
-        self.students = nn.ModuleList(students)
+        self.nets = nn.ModuleDict(nets)
         self.method = method
+        # In a plain dictionary, so that their parameters are not saved and trained twice.
+        self._sections = dict(sections or {})
         # Layers that were frozen before are not ours to train.
-        self._kept = [p for p in self.students.parameters() if not p.requires_grad]
+        self._kept = [p for p in self.nets.parameters() if not p.requires_grad]
 
     def forward(
-        self, batch: Batch, teacher: Outputs, progress: Progress, read: frozenset[str]
-    ) -> Losses:
-        """Unweighted losses; the students run only if some of their taps are read."""
-        outputs = tuple(net(batch.inputs, read) for net in self.students) if read else ()
-        return self.method(outputs, teacher, batch, progress)
+        self, batch: Batch, known: Sequence[Given], progress: Progress, stretch: Stretch
+    ) -> dict[str, Term]:
+        """Weighted terms.
 
-    def student_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of all students."""
-        return self.students.parameters()
+        Args:
+            batch: The batch.
+            known: What the teacher's runs gave, in order.
+            progress: Where training stands.
+            stretch: The phase.
+        """
+        return self.method(self.given(batch, known, stretch), batch, progress, stretch)
 
-    def enter(self, phase: Phase) -> None:
+    def given(self, batch: Batch, known: Sequence[Given], stretch: Stretch) -> list[Given]:
+        """What every run of the phase gives: the teacher's answers, then students, then fed maps."""
+        answers, found = iter(known), list[Given]()
+        for run in stretch.runs:
+            if run.asks:
+                found.append(next(answers))
+            else:
+                x = batch.inputs if run.source is None else _map(found, run.source)
+                found.append(self._run(run, x))
+        return found
+
+    def _run(self, run: Run, x: Tensor) -> Outputs:
+        net = self.net(run.net)
+        if run.mode == "role":
+            return net(x, run.taps)
+        with in_mode(net, run.mode):
+            return net(x, run.taps)
+
+    def net(self, name: str) -> nn.Module:
+        """A network by name."""
+        return self._sections[name] if name in self._sections else self.nets[name]
+
+    @property
+    def students(self) -> list[nn.Module]:
+        """The student and its peers."""
+        roles = self.method.roles
+        peers = (net for name, net in self.nets.items() if name in roles and roles[name].peer)
+        return [self.nets["student"], *peers]
+
+    def enter(self, stretch: Stretch) -> None:
         """Makes exactly what the phase trains trainable and puts every module into its mode.
 
         A module of which nothing is trained runs in eval mode, so its BatchNorm buffers stay.
-
-        Raises:
-            ValueError: If the phase names something that does not exist.
         """
         self.requires_grad_(False)
         self.eval()
-        for name in phase.trains:
-            if name == "students.features":
-                self.students.train()
-                for net in self.students:
-                    for parameter in net.feature_parameters():  # type: ignore[operator]
-                        parameter.requires_grad_(True)
-            elif name.split(".")[0] in ("students", "method"):
-                module = self.get_submodule(name)
-                module.train().requires_grad_(True)
-            else:
-                raise ValueError(f"phase {phase.name} trains '{name}', which is no part")
+        for module, parameters in self.trained(stretch.trains):
+            module.train()
+            for parameter in parameters:
+                parameter.requires_grad_(True)
         for parameter in self._kept:
             parameter.requires_grad_(False)
+
+    def trained(
+        self, names: Sequence[str]
+    ) -> Iterator[tuple[nn.Module, Sequence[nn.Parameter]]]:
+        """Modules, and their parameters that are trained, by the names of ``Phase.trains``.
+
+        Raises:
+            ValueError: If there is nothing of a name.
+        """
+        roles: Mapping[str, Role] = self.method.roles
+        for name in names:
+            root, _, rest = name.partition(".")
+            if root == "roles":
+                yield from self.trained([n for n in self.nets if n in roles and _trains(roles[n])])
+            elif root == "method":
+                module = self.get_submodule(name)
+                yield module, list(module.parameters())
+            elif root in self.nets and rest in ("", "features"):
+                net = self.nets[root]
+                yield net, net.feature_parameters() if rest else list(net.parameters())  # type: ignore[operator]
+            else:
+                raise ValueError(f"a phase trains '{name}', which is no part")
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the classifiers of all networks, and of the methods."""
+        bodies = {
+            id(p)
+            for net in self.nets.values()
+            if hasattr(net, "feature_parameters")
+            for p in net.feature_parameters()
+        }
+        return [p for p in self.parameters() if id(p) not in bodies]
+
+    def average(self) -> None:
+        """Moves every exponential moving average towards its network."""
+        for name, role in self.method.roles.items():
+            if role.weights == "ema":
+                _towards(self.nets[name], self.nets[role.of], role.decay)
+
+
+def _trains(role: Role) -> bool:
+    return role.weights == "fresh" and role.trains
+
+
+def _towards(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """average <- decay*average + (1-decay)*net, buffers included; counters are copied."""
+    for mean, now in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now.to(mean.dtype), 1 - decay)
+        else:
+            mean.copy_(now)
+
+
+def _map(given: Sequence[Given], source: Source) -> Tensor:
+    found = given[source.run]
+    if not isinstance(found, Outputs):
+        raise ValueError("the maps of several teachers feed no network")
+    tap = getattr(found, source.tap)
+    return tap if isinstance(tap, Tensor) else tap[source.stage]
+
+

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fskd.errors import TrainingError
-from fskd.methods.base import Losses
-from fskd.models.teacher import Teacher
+from fskd.methods.base import Term
+from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
 from fskd.train.task import DistillTask
 
@@ -54,12 +54,12 @@ class Watch:
     save: Callable[[DistillTask, list[torch.optim.Optimizer]], None]
     save_every: float = 10.0
     log_every: int = 20
-    _pending: list[tuple[int, Losses]] = field(default_factory=list)
+    _pending: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
     _saved_at: float = field(default_factory=time.monotonic)
 
-    def count(self, losses: Losses, rows: int) -> None:
+    def count(self, terms: Mapping[str, Term], rows: int) -> None:
         """A step is done that sent ``rows`` rows of this process through each student."""
-        kept = {name: term.detach() for name, term in losses.items()}
+        kept = {name: term.value.detach() for name, term in terms.items()}
         self._pending.append((self.counts.step, kept))
         self.counts.step += 1
         self.counts.student_rows += rows * self.fabric.world_size
