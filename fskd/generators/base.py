@@ -21,7 +21,7 @@ from fskd.errors import SettingError
 from fskd.generators.pairs import PairRule, pair
 from fskd.registry import Registry
 from fskd.seeding import to_device
-from fskd.types import Batch, EpochContext, Settings
+from fskd.types import Batch, Settings, Tools
 
 
 class GeneratorSettings(Settings):
@@ -79,7 +79,7 @@ class Generator(ABC):
     def check(self, shape: Sequence[int]) -> None:  # noqa: B027 - most take any
         """SettingError unless rows of this shape can be mixed; called before any training."""
 
-    def on_epoch(self, context: EpochContext) -> None:  # noqa: B027 - most do nothing
+    def on_epoch(self, tools: Tools) -> None:  # noqa: B027 - most do nothing
         """Called at the start of every epoch, for generators that search; does nothing here."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,9 +151,9 @@ class Generator(ABC):
             torch.cat([batch.inputs[:keep], mixed.inputs]),
             batch.targets[:keep],
             batch.indices[:keep],
-            len(mixed.inputs),
-            torch.stack([batch.targets[first], batch.targets[partner]], 1),
-            torch.stack([share, 1 - share], 1),
+            {"generated": slice(keep, keep + len(mixed.inputs))},
+            parents=torch.stack([batch.targets[first], batch.targets[partner]], 1),
+            shares=torch.stack([share, 1 - share], 1),
         )
 
 

@@ -151,6 +151,12 @@ class Joint(nn.Module):
         """The student and its peers."""
         return 1 + sum(role.peer for role in self.roles.values())
 
+    def reads(self, net: str) -> frozenset[str]:
+        """Everything that is read of ``student`` or ``teacher`` in some phase."""
+        runs = (run for stretch in self.stretches() for run in stretch.runs)
+        mine = (run.taps for run in runs if run.net in (net, f"{net}s"))
+        return frozenset().union(*mine)
+
     @property
     def unlabelled_views(self) -> int:
         """Views of each unlabelled row."""

@@ -10,9 +10,8 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fskd.models.taps import FeatureNet
 from fskd.results.store import RunDir, replacing
 from fskd.runs.evaluate import predict
 from fskd.runs.hashes import file_hash
@@ -24,7 +23,7 @@ MOST_SETS = 4  # in memory
 
 
 def ask(
-    net: FeatureNet, who: str, images: ImageSet, session: Session, some: Tensor | None = None
+    net: nn.Module, who: str, images: ImageSet, session: Session, some: Tensor | None = None
 ) -> Tensor:
     """Logits as ``predict`` gives them, with a line or a bar if that takes long.
 
@@ -39,7 +38,7 @@ def ask(
         return predict(net, images, session.device, some, seen=seen)
 
 
-def on_test(net: FeatureNet, about: dict[str, Any], images: ImageSet, session: Session) -> Tensor:
+def on_test(net: nn.Module, about: dict[str, Any], images: ImageSet, session: Session) -> Tensor:
     """The teacher's logits on the test images, float32 (N, K).
 
     Args:

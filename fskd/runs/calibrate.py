@@ -13,7 +13,6 @@ from fskd.data.loader import chunks, make_loader
 from fskd.data.samplers.episodic import draw_episodes
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet
-from fskd.models.teacher import Teacher
 from fskd.runs.episodes import episode_job
 from fskd.runs.estimate import Cost, cost, stand_in
 from fskd.runs.evaluate import N_PATHS, predict
@@ -21,10 +20,10 @@ from fskd.runs.measure import TRAIN_POINTS
 from fskd.runs.prepare import Job, prepare
 from fskd.runs.ranking import COMPUTE
 from fskd.runs.training import logits_kept
+from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
 from fskd.train.batches import BatchMaker
 from fskd.train.loop import Training, fit
-from fskd.train.task import DistillTask
 from fskd.train.watch import Counts, Watch
 
 # Seconds to spend on one measurement, in how many blocks, and most repetitions in a block.
@@ -177,5 +176,4 @@ def _train(job: Job, teacher: Teacher | None, fabric: AnyFabric, steps: int) -> 
     batches = BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed)
     optim = config.optim.model_copy(update={"lr": 1e-6})
     watch = _Unwatched(fabric, Counts(), lambda _: None, lambda *_: None)
-    task = DistillTask(job.students, job.method)
-    fit(Training(task, teacher, batches, steps, optim, fabric, config.seed, watch))
+    fit(Training(job.task(), teacher, batches, steps, optim, fabric, config.seed, watch))

@@ -23,7 +23,6 @@ from fskd.data.samplers.episodic import Episode, EpisodicSettings, draw_episodes
 from fskd.errors import FskdError, SettingError, TrainingError
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet
-from fskd.models.teacher import Teacher
 from fskd.results.store import RunDir, write_text
 from fskd.results.summary import interval, spread
 from fskd.runs.measure import measure, versions
@@ -34,6 +33,7 @@ from fskd.runs.session import Session
 from fskd.runs.track import Tracks
 from fskd.runs.training import save_config, train
 from fskd.seeding import derive
+from fskd.teachers.base import Teacher
 from fskd.train.watch import Counts
 from fskd.types import DataSplits, ImageSet, LazyImages
 

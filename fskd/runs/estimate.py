@@ -15,7 +15,7 @@ from fskd.runs.prepare import NOTHING_GIVEN, Given, Job, load_data
 from fskd.runs.training import logits_kept
 from fskd.train.batches import BatchMaker
 from fskd.train.loop import phase_steps
-from fskd.types import Batch, DataSplits, ImageSet, Progress
+from fskd.types import Batch, DataSplits, ImageSet
 
 
 class Cost(NamedTuple):
@@ -85,13 +85,13 @@ def cost(job: Job) -> Cost:
     batches = BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed)
     n_kept = logits_kept(job, loader.fixed_views)
     n, rows, queries, start = len(job.subset.train), 0.0, 0.0, 0
-    phases = job.method.phases()
+    phases = job.method.stretches()
     for phase, steps in zip(phases, phase_steps(phases, job.steps), strict=True):
-        batch = batches.batch(Progress(phase.name, step=start), phase.reads)
+        batch = batches.batch(start, phase)
         seen = len(batch.inputs)
-        known = n_kept / n * _real_rows(job, batch, phase.reads.generated)
-        rows += steps * seen * bool(phase.reads.student)
-        queries += steps * (seen - known) * bool(phase.reads.teacher)
+        known = n_kept / n * _real_rows(job, batch, phase.generated)
+        rows += steps * seen * phase.trained
+        queries += steps * (seen - known) * sum(run.asks for run in phase.runs)
         start += steps
     if job.teacher is not None:
         queries += n_kept

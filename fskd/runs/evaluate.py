@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fskd.data.loader import chunks, rows_at_once
 from fskd.generators.mixup import interpolate
-from fskd.models.taps import FeatureNet
 from fskd.seeding import torch_generator
 from fskd.types import ImageSet
 
@@ -17,7 +16,7 @@ N_PATHS = 1024  # points between training pairs; the standard error of the mean 
 
 @torch.no_grad()
 def predict(
-    net: FeatureNet,
+    net: nn.Module,
     images: ImageSet,
     device: torch.device,
     subset: Tensor | None = None,
@@ -98,8 +97,8 @@ def agreement(student: Tensor, teacher: Tensor) -> float:
 
 @torch.no_grad()
 def path_variation(
-    student: FeatureNet,
-    teacher: FeatureNet,
+    student: nn.Module,
+    teacher: nn.Module,
     images: ImageSet,
     subset: Tensor,
     device: torch.device,

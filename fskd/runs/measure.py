@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from fskd.errors import TrainingError
-from fskd.models.teacher import Teacher
 from fskd.runs.answers import ask, on_test
 from fskd.runs.evaluate import (
     N_PATHS,
@@ -18,6 +17,7 @@ from fskd.runs.evaluate import (
 )
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
+from fskd.teachers.base import Teacher
 from fskd.train.loop import phase_steps
 from fskd.types import Ranking
 
@@ -59,7 +59,7 @@ def measure(
         **about_ranking(job.ranking),
         "versions": versions(),
     }
-    phases = job.method.phases()
+    phases = job.method.stretches()
     lengths = phase_steps(phases, job.steps)
     found["phases"] = dict(zip((phase.name for phase in phases), lengths, strict=True))
     found["peers_top1"] = [

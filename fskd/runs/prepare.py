@@ -15,9 +15,8 @@ from fskd.data.datasets.base import Source, load
 from fskd.data.splits import Subset
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
-from fskd.methods.base import Method, methods
-from fskd.methods.compose import build as build_method
-from fskd.methods.compose import merge_reads, phases_of
+from fskd.methods.compose import Joint
+from fskd.methods.needs import check_needs
 from fskd.models.catalog import build as build_network
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
@@ -26,6 +25,8 @@ from fskd.results.store import RunDir
 from fskd.runs.hashes import code_hashes, file_hash, weights_hash
 from fskd.runs.ranking import choose_subset, known_ranking, make_sampler, ranking_run
 from fskd.seeding import derive
+from fskd.train.roles import Roles, make_roles
+from fskd.train.task import DistillTask
 from fskd.types import DataSplits, Ranking, Shapes
 
 
@@ -63,12 +64,18 @@ class Job(NamedTuple):
     ranking: Ranking | None
     students: list[FeatureNet]
     teacher: FeatureNet | None
-    method: Method
+    method: Joint
+    roles: Roles
     generator: Generator | None
     real_rows: int
     n_generated: int
     steps: int
     folder: RunDir
+
+    def task(self) -> DistillTask:
+        """Everything that trains."""
+        nets = {"student": self.students[0], **self.roles.own}
+        return DistillTask(nets, self.method, self.roles.shared)
 
 
 @lru_cache(maxsize=2)
@@ -229,11 +236,10 @@ def check_processes(job: Job, world: int) -> None:
             given = f"{job.config.optim.batch_size} ({n} {kind} rows)"
             accepted = f"{kind} rows that {world} processes can share equally"
             raise SettingError("optim.batch_size", given, accepted)
-    for name, _ in job.config.method.parts:
-        if methods.get(name).single_process:
-            raise SettingError(
-                "method", f"'{name}'", f"one process instead of {world}: it has memories"
-            )
+    for name, method in job.method.methods.items():
+        if method.needs.one_process:
+            accepted = f"one process instead of {world}: it has memories or players"
+            raise SettingError("method", f"'{name}'", accepted)
     if job.generator is not None and not isinstance(job.data.train.images, torch.Tensor):
         pairs = getattr(job.generator.settings, "pairs", "all")
         if pairs != "all":
@@ -284,17 +290,20 @@ def build(
     subset = choose_subset(config, data, ranking)
     students = student_networks(config, data, given)
     teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
-    reads = merge_reads([phase.reads for phase in phases_of(config.method.parts)])
+    method = Joint(config.method.parts)
     shapes = Shapes(
         data.train.num_classes,
         len(subset.train),
-        tuple(net.tap_shapes(data.train.size, reads.student) for net in students),
-        None if teacher is None else teacher.tap_shapes(data.train.size, reads.teacher),
+        students[0].tap_shapes(data.train.size, method.reads("student")),
+        None if teacher is None else teacher.tap_shapes(data.train.size, method.reads("teacher")),
         data.train.targets[subset.train],
         data.train.size,
         derive(config.seed, "method"),
     )
-    method = build_method(config.method.parts, shapes)
+    for name, one in method.methods.items():
+        check_needs(name, one.needs, shapes)
+    method.build(shapes)
+    roles = make_roles(method.roles, students, teacher, data.train.size, config.seed)
     generator, scale = None, 1.0
     real_rows = n_generated = config.optim.batch_size
     if config.generator is not None:
@@ -305,6 +314,6 @@ def build(
         scale = generator.step_scale
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
     return Job(
-        config, data, subset, ranking, students, teacher, method,
+        config, data, subset, ranking, students, teacher, method, roles,
         generator, real_rows, n_generated, steps, folder,
     )  # fmt: skip

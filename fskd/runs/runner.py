@@ -21,7 +21,6 @@ from fskd.data.splits import rank
 from fskd.errors import BusyError, DataError, FskdError, SettingError
 from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.taps import FeatureNet
-from fskd.models.teacher import Teacher
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.runs.answers import keep
 from fskd.runs.episodes import check_episodic, train_episodes
@@ -39,6 +38,7 @@ from fskd.runs.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.runs.session import Session
 from fskd.runs.track import Tracks, open_tracks
 from fskd.runs.training import train
+from fskd.teachers.base import Teacher
 from fskd.train.watch import Counts
 from fskd.types import ImageSet, Ranking
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from fskd.data.loader import chunks, make_loader
 from fskd.errors import TrainingError
+from fskd.methods.compose import Run
 from fskd.models.taps import LOGITS
-from fskd.models.teacher import Teacher
 from fskd.results.store import MetricsLog, RunDir, write_text
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
 from fskd.runs.track import Tracks
+from fskd.teachers.base import Teacher
 from fskd.train.batches import BatchMaker
 from fskd.train.checkpoint import load_state, save_state
 from fskd.train.loop import Training, fit
@@ -67,9 +68,9 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
 
 
 def _task(job: Job, session: Session, teacher: Teacher | None) -> DistillTask:
-    task = DistillTask(job.students, job.method)
+    task = job.task()
     if session.runtime.channels_last:
-        task.students.to(memory_format=torch.channels_last)
+        task.nets.to(memory_format=torch.channels_last)
         if teacher is not None:
             teacher.net.to(memory_format=torch.channels_last)
     if session.runtime.compile:
@@ -138,8 +139,9 @@ def logits_kept(job: Job, fixed_views: bool) -> int:
     None unless that saves queries: if nothing but logits of fixed views is read, and each more than
     once.
     """
-    n, reads = len(job.subset.train), [p.reads for p in job.method.phases() if p.reads.teacher]
-    plain = all(r.teacher == LOGITS and not r.input_grad and not r.teacher_train for r in reads)
+    n, phases = len(job.subset.train), job.method.stretches()
+    asked = [run for phase in phases for run in phase.runs if run.asks]
+    plain = bool(asked) and all(run == Run("teacher", LOGITS) for run in asked)
     if not (fixed_views and plain and job.steps * job.real_rows > n):
         return 0
     return min(n, MOST_KEPT // (4 * job.data.train.num_classes))

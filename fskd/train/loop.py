@@ -153,4 +153,3 @@ def tools(progress: Progress, training: Training, *purpose: str | int) -> Tools:
 
     rng = torch_generator(training.seed, *(purpose or ("begin",)))
     return Tools(progress, ask_net, lambda: batches.one_pass(progress.epoch), rng)
-

@@ -5,7 +5,7 @@ makes its own forward pass, backward passes and updates.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -93,10 +93,10 @@ class Learner:
         before: "Learner | None" = None,
     ) -> None:
         self.task, self.stretch, self.optim, self.fabric = task, stretch, optim, fabric
-        moves = _moves(task, optim) if before is None else before.moves
+        moves: list[Move] = _moves(task, optim) if before is None else before.moves
         wrapped, *stepping = fabric.setup(task, *(move.optimizer for move in moves))
         self.wrapped = wrapped
-        self.moves = [
+        self.moves: list[Move] = [
             move._replace(optimizer=optimizer)
             for move, optimizer in zip(moves, stepping, strict=True)
         ]
@@ -176,5 +176,3 @@ def _moves(task: DistillTask, optim: OptimConfig) -> list[Move]:
             optimizer = build_optimizer(own, settings, heads)
             moves.append(Move(name, player, optimizer, own))
     return moves
-
-

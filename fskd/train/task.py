@@ -1,12 +1,14 @@
 """Everything that trains in one module, so that one wrapped forward pass does it all."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
 from fskd.methods.base import Role, Term
 from fskd.methods.compose import Given, Joint, Run, Source, Stretch
 from fskd.models.modes import in_mode
+from fskd.models.taps import FeatureNet
 from fskd.types import Batch, Outputs, Progress
 
 
@@ -48,7 +50,7 @@ class DistillTask(nn.Module):
         return self.method(self.given(batch, known, stretch), batch, progress, stretch)
 
     def given(self, batch: Batch, known: Sequence[Given], stretch: Stretch) -> list[Given]:
-        """What every run of the phase gives: the teacher's answers, then students, then fed maps."""
+        """What every run of the phase gives: the teacher's answers are there, others are run."""
         answers, found = iter(known), list[Given]()
         for run in stretch.runs:
             if run.asks:
@@ -90,9 +92,7 @@ class DistillTask(nn.Module):
         for parameter in self._kept:
             parameter.requires_grad_(False)
 
-    def trained(
-        self, names: Sequence[str]
-    ) -> Iterator[tuple[nn.Module, Sequence[nn.Parameter]]]:
+    def trained(self, names: Sequence[str]) -> Iterator[tuple[nn.Module, Sequence[nn.Parameter]]]:
         """Modules, and their parameters that are trained, by the names of ``Phase.trains``.
 
         Raises:
@@ -108,7 +108,15 @@ class DistillTask(nn.Module):
                 yield module, list(module.parameters())
             elif root in self.nets and rest in ("", "features"):
                 net = self.nets[root]
-                yield net, net.feature_parameters() if rest else list(net.parameters())  # type: ignore[operator]
+                features = rest and isinstance(net, FeatureNet)
+                yield (
+                    net,
+                    (
+                        cast(FeatureNet, net).feature_parameters()
+                        if features
+                        else list(net.parameters())
+                    ),
+                )
             else:
                 raise ValueError(f"a phase trains '{name}', which is no part")
 
@@ -117,8 +125,8 @@ class DistillTask(nn.Module):
         bodies = {
             id(p)
             for net in self.nets.values()
-            if hasattr(net, "feature_parameters")
-            for p in net.feature_parameters()
+            if isinstance(net, FeatureNet)
+            for p in cast(FeatureNet, net).feature_parameters()
         }
         return [p for p in self.parameters() if id(p) not in bodies]
 
@@ -134,7 +142,7 @@ def _trains(role: Role) -> bool:
 
 
 def _towards(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """average <- decay*average + (1-decay)*net, buffers included; counters are copied."""
+    """Average <- decay*average + (1-decay)*net, buffers included; counters are copied."""
     for mean, now in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(now.to(mean.dtype), 1 - decay)
@@ -148,5 +156,3 @@ def _map(given: Sequence[Given], source: Source) -> Tensor:
         raise ValueError("the maps of several teachers feed no network")
     tap = getattr(found, source.tap)
     return tap if isinstance(tap, Tensor) else tap[source.stage]
-
-

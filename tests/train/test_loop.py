@@ -25,7 +25,7 @@ from fskd.methods.base import (
 from fskd.methods.kdplus import KDPlus, KDPlusSettings
 from fskd.models.catalog import build
 from fskd.models.taps import LOGITS, FeatureNet
-from fskd.models.teacher import Teacher
+from fskd.teachers.base import Teacher
 from fskd.train.batches import BatchMaker, shard
 from fskd.train.devices import launch
 from fskd.train.loop import Training, fit, phase_steps, total_loss
