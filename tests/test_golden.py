@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from steps import alone, batch, joint, net, shapes, speak, values, weighted
 from torch import Tensor
 
 from fskd.generators.cutmix import box_mask
@@ -28,16 +29,12 @@ from fskd.losses.targets import (
 )
 from fskd.methods.at import attention_transfer
 from fskd.methods.base import Method
-from fskd.methods.crd import CRD, CRDSettings
-from fskd.methods.dml import DML, DMLSettings
-from fskd.methods.fitnet import FitNet, FitNetSettings, hint_loss
+from fskd.methods.compose import Joint
+from fskd.methods.crd import CRD
+from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
-from fskd.methods.kd import KD, KDSettings
-from fskd.methods.kdplus import KDPlus, KDPlusSettings
-from fskd.methods.rkd import RKD, RKDSettings
-from fskd.methods.sskd import SSKD, SSKDSettings, head_loss
-from fskd.methods.tfkd_reg import TfKDReg, TfKDRegSettings
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.sskd import SSKD, head_loss
+from fskd.types import Batch, Outputs
 
 FOLDER = Path(os.environ.get("FSKD_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden"))
 FILES = sorted(FOLDER.glob("*.npz")) if FOLDER.is_dir() else []
@@ -94,36 +91,18 @@ class Case:
         self.gradients(loss, method)
 
 
-def taps(
-    classes: int = 10, dim: int = 4, stages: tuple[tuple[int, ...], ...] = ((4, 2, 2),)
-) -> TapShapes:
-    """Tap shapes of one network."""
-    return TapShapes((classes,), (dim,), stages, stages)
-
-
-def shapes(student: TapShapes, teacher: TapShapes | None, n_train: int = 8) -> Shapes:
-    """Shapes for a method with alternating targets of two classes."""
-    return Shapes(student.logits[0], n_train, (student,), teacher, torch.arange(n_train) % 2)
-
-
-def real_batch(labels: Tensor) -> Batch:
-    """A batch of real rows without generated ones; inputs are not looked at."""
-    return Batch(torch.zeros(len(labels), 1, 2, 2), labels, torch.arange(len(labels)))
-
-
-def weighted(method: Method, terms: dict[str, Tensor], progress: Progress) -> Tensor:
-    """Sum of the terms by the method's weights, not normalised."""
-    weights = method.weights(progress)
-    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-
-
 def run(
-    method: Method, case: Case, batch: Batch, student: Outputs, teacher: Outputs | None = None
+    method: Joint,
+    case: Case,
+    student: Tensor | Outputs,
+    teacher: Tensor | Outputs = Outputs(),  # noqa: B008 - stands for no network
+    rows: Batch | None = None,
 ) -> dict[str, Tensor]:
-    """Terms of one call; the weighted sum and its gradients are compared."""
-    terms = method((student,), teacher or Outputs(), batch, Progress())
-    case.loss(weighted(method, terms, Progress()), method)
-    return terms
+    """Losses of one step; their weighted sum and its gradients are compared."""
+    ours, theirs = (x if isinstance(x, Outputs) else Outputs(x) for x in (student, teacher))
+    terms = speak(method, {"student": ours, "teacher": theirs}, rows or batch(case["labels"]))
+    case.loss(weighted(terms), alone(method))
+    return values(terms)
 
 
 def through_kd_loss(case: Case, teacher: Tensor, targets: Tensor | None, **options: Any) -> None:
@@ -147,14 +126,7 @@ def check_kd_total(case: Case) -> None:
     options |= {name: float(case.hp(name)) for name in ("ce_weight", "kd_weight")}
     through_kd_loss(case, case["logits_t"], case["labels"], **options)
     case["logits_s"].grad = None
-    settings = KDSettings(**options)
-    terms = run(
-        KD(settings, shapes(taps(), taps())),
-        case,
-        real_batch(case["labels"]),
-        Outputs(case["logits_s"]),
-        Outputs(case["logits_t"]),
-    )
+    terms = run(joint("kd", **options), case, case["logits_s"], case["logits_t"])
     case.close(terms["ce"], "ce")
     case.close(terms["kd"], "kl")
 
@@ -207,24 +179,17 @@ def check_at(case: Case) -> None:
 def check_fitnet(case: Case) -> None:
     """Hint loss through the regressor, with recorded weights and batch statistics."""
     student, teacher = case["feat_s_0"], case["feat_t_0"]
-    method = FitNet(
-        FitNetSettings(hint_index=0),
-        shapes(taps(stages=(tuple(student.shape[1:]),)), taps(stages=(tuple(teacher.shape[1:]),))),
-    ).double()
-    method.load_state_dict(case.groups["param"])
-    labels = torch.zeros(len(student), dtype=torch.long)
+    ours, theirs = (net(10, stem=tuple(maps.shape[1:])) for maps in (student, teacher))
+    method = joint("fitnet", shapes(ours, theirs), hint_index=0, weight=1.0, ce_weight=0.0).double()
+    regressor: Any = alone(method).regressor
+    alone(method).load_state_dict(case.groups["param"])
+    before = regressor.bn.running_mean.clone()
     logits = torch.zeros(len(student), 10, dtype=torch.float64)
-    before = method.regressor.bn.running_mean.clone()
-    terms = method(
-        (Outputs(logits, stages=(student,)),),
-        Outputs(stages=(teacher,)),
-        real_batch(labels),
-        Progress(),
-    )
-    case.loss(terms["fitnet"], method)
-    assert not torch.equal(before, method.regressor.bn.running_mean)
-    case.close(method.regressor.bn.running_mean, "running_mean_after")
-    case.close(method.regressor.bn.running_var, "running_var_after")
+    outputs = Outputs(logits, stem=student), Outputs(stem=teacher)
+    run(method, case, *outputs, batch(torch.zeros(len(student), dtype=torch.long)))
+    assert not torch.equal(before, regressor.bn.running_mean)
+    case.close(regressor.bn.running_mean, "running_mean_after")
+    case.close(regressor.bn.running_var, "running_var_after")
     assert hint_loss(teacher, teacher) == 0
 
 
@@ -239,18 +204,12 @@ def check_fsp(case: Case) -> None:
 
 def check_rkd(case: Case) -> None:
     """Distances and angles, through the method."""
-    settings = RKDSettings(
-        dist_weight=case.hp("w_dist"), angle_weight=case.hp("w_angle"), ce_weight=0.0
+    method = joint(
+        "rkd", dist_weight=case.hp("w_dist"), angle_weight=case.hp("w_angle"), ce_weight=0.0
     )
     rows = len(case["emb_s"])
-    logits = torch.zeros(rows, 10, dtype=torch.float64)
-    terms = run(
-        RKD(settings, shapes(taps(), taps())),
-        case,
-        real_batch(torch.zeros(rows, dtype=torch.long)),
-        Outputs(logits, case["emb_s"]),
-        Outputs(embedding=case["emb_t"]),
-    )
+    outputs = Outputs(torch.zeros(rows, 4).double(), case["emb_s"]), Outputs(None, case["emb_t"])
+    terms = run(method, case, *outputs, batch(torch.zeros(rows, dtype=torch.long)))
     for name in ("dist", "angle"):
         if name in case.groups["out"]:
             case.close(terms[f"rkd_{name}"], name)
@@ -259,16 +218,18 @@ def check_rkd(case: Case) -> None:
 def check_crd(case: Case) -> None:
     """Two consecutive calls: losses, Z, memories and the gradients of the sum."""
     student, teacher = case["emb_s_call1"], case["emb_t_call1"]
-    settings = CRDSettings(
-        feat_dim=case.hp("feat_dim"),
-        n_negatives=case.hp("nce_k"),
-        tau=case.hp("nce_t"),
-        momentum=case.hp("nce_m"),
-    )
-    method = CRD(
-        settings,
-        shapes(taps(dim=student.shape[1]), taps(dim=teacher.shape[1]), case.hp("n_data")),
+    nets = net(10, student.shape[1]), net(10, teacher.shape[1])
+    method = alone(
+        joint(
+            "crd",
+            shapes(*nets, n=case.hp("n_data")),
+            feat_dim=case.hp("feat_dim"),
+            n_negatives=case.hp("nce_k"),
+            tau=case.hp("nce_t"),
+            momentum=case.hp("nce_m"),
+        )
     ).double()
+    assert isinstance(method, CRD)
     ours = {"embed_s.linear": "embed_student", "embed_t.linear": "embed_teacher"}
 
     def rename(group: str) -> dict[str, Tensor]:
@@ -311,21 +272,24 @@ def in_blocks(rows: Tensor) -> Tensor:
 def check_sskd(case: Case) -> None:
     """The main phase, with recorded projections."""
     dim, classes = case["proj_s"].shape[1], case["logits_s"].shape[1]
-    settings = SSKDSettings(
+    settings: dict[str, Any] = {
         **{f"{name}_weight": case.hp(f"{name}_weight") for name in ("ce", "kd", "tf", "ss")},
         **{f"{name}_temperature": case.hp(f"{name}_T") for name in ("kd", "tf", "ss")},
-        tf_ratio=case.hp("ratio_tf"),
-        ss_ratio=case.hp("ratio_ss"),
-    )
-    method = SSKD(settings, shapes(taps(classes, dim), taps(classes, dim))).double()
+        **{f"{name}_ratio": case.hp(f"ratio_{name}") for name in ("tf", "ss")},
+    }
+    method = joint("sskd", shapes(net(classes, dim)), **settings).double()
+    own = alone(method)
+    assert isinstance(own, SSKD)
     # The projections themselves are recorded.
-    method.student_head, method.teacher_head = torch.nn.Sequential(), torch.nn.Sequential()
+    own.student_head, own.teacher_head = torch.nn.Sequential(), torch.nn.Sequential()
+    rows = batch(case["labels"])
+    views = {"rotated": slice(rows.n_real, 4 * rows.n_real)}
     terms = run(
         method,
         case,
-        real_batch(case["labels"]),
         Outputs(in_blocks(case["logits_s"]), in_blocks(case["proj_s"])),
         Outputs(in_blocks(case["logits_t"]), in_blocks(case["proj_t"])),
+        rows._replace(inputs=torch.zeros(4 * rows.n_real, 1, 2, 2), parts=views),
     )
     case.close(torch.stack([terms[name] for name in ("ce", "kd", "tf", "ss")]), "parts")
 
@@ -340,52 +304,43 @@ def check_sskd_teacher_head(case: Case) -> None:
 def check_dml(case: Case) -> None:
     """Sum over students; gradients reach each student's own logits."""
     logits = case.stages("logits")
-    classes = logits[0].shape[1]
-    settings = DMLSettings(n_students=len(logits))
-    assert DML.students_needed(settings) == case.hp("n")
-    method = DML(settings, shapes(taps(classes), None))
-    terms = method(
-        tuple(Outputs(one) for one in logits), Outputs(), real_batch(case["labels"]), Progress()
-    )
-    case.loss(weighted(method, terms, Progress()))
+    method = joint("dml", n_students=len(logits))
+    assert method.n_students == case.hp("n")
+    names = ["student", *method.roles]
+    nets = {name: Outputs(one) for name, one in zip(names, logits, strict=True)}
+    case.loss(weighted(speak(method, nets, batch(case["labels"]))))
 
 
 def check_tfkd_reg(case: Case) -> None:
     """Labels and the virtual teacher, through the method."""
-    settings = TfKDRegSettings(
+    method = joint(
+        "tfkd_reg",
         reg_weight=case.hp("reg_alpha"),
         temperature=case.hp("reg_temperature"),
         multiplier=case.hp("multiplier"),
         correct_prob=case.hp("correct_prob"),
     )
-    method = TfKDReg(settings, shapes(taps(), None))
-    run(method, case, real_batch(case["labels"]), Outputs(case["logits_s"]))
+    run(method, case, case["logits_s"])
 
 
 def check_pe_step(case: Case) -> None:
     """KD+ with weight 1 on the mixed rows."""
-    settings = KDPlusSettings(
-        temperature=case.hp("T"),
-        ce_weight=case.hp("ce_weight"),
-        kd_weight=case.hp("kd_weight"),
-        generated_weight=case.hp("mix_weight"),
-    )
-    batch = real_batch(case["labels"])._replace(n_generated=len(case["logits_s_mixed"]))
+    settings = {name: float(case.hp(name)) for name in ("ce_weight", "kd_weight")}
+    made = float(case.hp("mix_weight"))
+    method = joint("kdplus", temperature=case.hp("T"), generated_weight=made, **settings)
     terms = run(
-        KDPlus(settings, shapes(taps(), taps())),
+        method,
         case,
-        batch,
-        Outputs(torch.cat([case["logits_s"], case["logits_s_mixed"]])),
-        Outputs(torch.cat([case["logits_t"], case["logits_t_mixed"]])),
+        torch.cat([case["logits_s"], case["logits_s_mixed"]]),
+        torch.cat([case["logits_t"], case["logits_t_mixed"]]),
+        batch(case["labels"], len(case["logits_s_mixed"])),
     )
-    real = settings.ce_weight * terms["ce"] + settings.kd_weight * terms["kd"]
+    real = settings["ce_weight"] * terms["ce"] + settings["kd_weight"] * terms["kd"]
     case.close(torch.stack([real, terms["generated"]]), "parts")
 
 
 def check_mixup(case: Case) -> None:
     """Mixed images and their labels, through a recorded linear map."""
-    from fskd.generators.mixup import interpolate
-
     labels = case["labels"]
     lam = torch.full((len(labels),), case.hp("lam"), dtype=torch.float64)
     mixed = interpolate(case["x"], case["perm"], lam)
