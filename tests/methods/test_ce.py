@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
+from steps import batch, joint, phase, speak
 
-from fskd.methods.ce import CE, CESettings
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
-
-SHAPES = Shapes(5, 10, (TapShapes((5,), (3,), (), ()),), None, torch.arange(10) % 5)
+from fskd.methods.ce import CE
+from fskd.types import Outputs
 
 
 def slow_ce(logits: torch.Tensor, targets: torch.Tensor, e: float) -> float:
@@ -29,11 +28,11 @@ def test_slow_twin(e: float, rows: int) -> None:
     rng = torch.Generator().manual_seed(1)
     logits = torch.randn(rows + 2, 5, generator=rng).double().requires_grad_(True)
     targets = torch.arange(rows) % 5
-    batch = Batch(torch.zeros(rows + 2, 1, 2, 2), targets, targets, n_generated=2)
-    method = CE(CESettings(label_smoothing=e), SHAPES)
+    method = joint("ce", label_smoothing=e)
+    assert not phase(method).generated
 
     def loss(z: torch.Tensor) -> torch.Tensor:
-        return method((Outputs(z),), Outputs(), batch, Progress())["ce"]
+        return speak(method, {"student": Outputs(z)}, batch(targets, 2))["ce"].value
 
     expected = slow_ce(logits[:rows], targets, e)
     assert loss(logits).item() == pytest.approx(expected, rel=1e-12)
@@ -42,14 +41,10 @@ def test_slow_twin(e: float, rows: int) -> None:
 
 def test_no_real_rows() -> None:
     """Without labels there is nothing to learn."""
-    empty = torch.zeros(0, dtype=torch.long)
-    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, n_generated=2)
-    assert (
-        CE(CESettings(), SHAPES)((Outputs(torch.zeros(2, 5)),), Outputs(), batch, Progress()) == {}
-    )
+    assert speak(joint("ce"), {"student": Outputs(torch.zeros(2, 5))}, batch(0, 2)) == {}
 
 
 def test_smoothing_below_one() -> None:
     """Smoothing of 1 leaves nothing on the label."""
     with pytest.raises(ValueError, match="label_smoothing"):
-        CESettings(label_smoothing=1.0)
+        CE.Settings(label_smoothing=1.0)

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from steps import batch, joint, phase, speak, weights
 
-from fskd.methods.tfkd_reg import TfKDReg, TfKDRegSettings, virtual_teacher_kl
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.tfkd_reg import virtual_teacher_kl
+from fskd.types import Outputs
 
 
 def logits(rows: int, classes: int) -> torch.Tensor:
@@ -54,11 +55,12 @@ def test_hot_teacher_is_uniform() -> None:
 
 
 def test_weights() -> None:
-    """Labels get 1 - a, the virtual teacher a times the multiplier."""
-    net = TapShapes((5,), (3,), (), ())
-    shapes = Shapes(5, 8, (net,), None, torch.arange(8) % 5)
-    method = TfKDReg(TfKDRegSettings(multiplier=50.0), shapes)
-    assert method.weights(Progress()) == pytest.approx({"ce": 0.05, "tfkd_reg": 47.5})
-    empty = torch.zeros(0, dtype=torch.long)
-    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, 2)
-    assert method((Outputs(logits(2, 5)),), Outputs(), batch, Progress()) == {}
+    """Labels get 1 - a, the virtual teacher a times the multiplier; real rows only."""
+    method = joint("tfkd_reg", multiplier=50.0)
+    assert (phase(method).asks, phase(method).generated) == (False, False)
+    student = logits(5, 5)
+    found = speak(method, {"student": Outputs(student)}, batch(3, 2))
+    assert weights(found) == pytest.approx({"ce": 0.05, "tfkd_reg": 47.5})
+    expected = virtual_teacher_kl(student[:3], torch.arange(3))
+    torch.testing.assert_close(found["tfkd_reg"].value, expected)
+    assert speak(method, {"student": Outputs(student[:2])}, batch(0, 2)) == {}
