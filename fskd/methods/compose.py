@@ -199,8 +199,7 @@ class Joint(nn.Module):
             asked = method.passes if phase.passes is None else phase.passes
             runs = plan.add_all(asked)
             if objective is not None:
-                fed = method.roles.keys() & runs.keys()
-                labelled += [runs[n] if n in fed else plan.net(n) for n in method.labelled]
+                labelled += [plan.labelled(n, runs) for n in method.labelled]
             voices.append(Voice(part, phase, runs))
             speaks = type(method).terms is not Method.terms or phase.terms != "terms"
             generated = generated or (speaks and method.rows == "base")
@@ -322,6 +321,12 @@ class _Plan:
         """The run of a network on the batch, in its usual mode."""
         return self._add(Run(name, frozenset()))
 
+    def labelled(self, name: str, found: Mapping[str, int]) -> int:
+        """The run that learns labels: a method's pass, or a network in its usual mode."""
+        number = found.get(name)
+        usual = number is not None and self.runs[number].mode == "role"
+        return number if number is not None and usual else self.net(name)
+
     def read(self, number: int, tap: str) -> None:
         """A tap of a run is read, too."""
         run = self.runs[number]
@@ -329,8 +334,9 @@ class _Plan:
 
     def _add(self, run: Run) -> int:
         for number, known in enumerate(self.runs):
-            if known._replace(taps=run.taps) == run:
-                self.runs[number] = known._replace(taps=known.taps | run.taps)
+            either = known.input_grad or run.input_grad
+            if known._replace(taps=run.taps, input_grad=run.input_grad) == run:
+                self.runs[number] = known._replace(taps=known.taps | run.taps, input_grad=either)
                 return number
         self.runs.append(run)
         return len(self.runs) - 1
