@@ -39,6 +39,18 @@ def batch(
     return Batch(inputs, labels, torch.arange(len(labels)), parts)
 
 
+def outputs(of: TapShapes, rows: int, seed: int) -> Outputs:
+    """Random taps of a network; the logits are a leaf, maps are not negative."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def maps(shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(rows, *shape, generator=rng)
+
+    logits = torch.randn(rows, *of.logits, generator=rng).requires_grad_(True)
+    stages, pre = (tuple(maps(shape) for shape in each) for each in (of.stages, of.pre))
+    return Outputs(logits, maps(of.embedding), stages, pre, maps(of.stem))
+
+
 def joint(names: str, of: Shapes | None = None, **settings: Any) -> Joint:
     """The methods of ``a+b``, built; settings are those of the first."""
     first, *others = names.split("+")
