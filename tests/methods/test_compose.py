@@ -154,6 +154,7 @@ def test_players_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(methods._parts, "rival", Rival)
     method = joint("kd+rival", SHAPES)
     assert list(method.players) == ["main", "rival"]
+    assert method.players["rival"].trains == ("method.parts.rival",)
     found = speak(method, nets(B + M), batch(method))
     assert {name: term.by for name, term in found.items()} == {
         "ce": "main", "kd": "main", "generated": "main", "tell": "rival"
