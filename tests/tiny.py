@@ -96,6 +96,8 @@ def warmed(net: FeatureNet, seed: int) -> FeatureNet:
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in net.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(4)  # logits that are not all alike
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=rng))
                 module.bias.copy_(torch.randn(module.bias.shape, generator=rng) / 4)
