@@ -66,6 +66,7 @@ class Voice(NamedTuple):
     part: str
     phase: Phase
     runs: Mapping[str, int]
+    relabels: bool = False
 
 
 class Stretch(NamedTuple):
@@ -108,6 +109,11 @@ class Stretch(NamedTuple):
         return any(run.asks for run in self.runs)
 
     @property
+    def relabels(self) -> bool:
+        """Whether a method chooses rows and soft labels itself."""
+        return any(voice.relabels for voice in self.voices)
+
+    @property
     def input_grad(self) -> bool:
         """Whether some pass needs a gradient of the batch."""
         return any(run.input_grad for run in self.runs)
@@ -127,13 +133,10 @@ class Joint(nn.Module):
         made = {name: methods.get(name)(cast(BareSettings, own)) for name, own in parts}
         # Those with several students come first: their labels reach all of them.
         self._names = tuple(sorted(made, key=lambda name: len(made[name].labelled), reverse=True))
-        self.parts = nn.ModuleDict({name: made[name] for name in self._names})
+        # Also in a plain dictionary, which knows their type; a step looks them up several times.
+        self.methods = {name: made[name] for name in self._names}
+        self.parts = nn.ModuleDict(self.methods)
         self.unit = frozenset(NAMES).union(*(method.unit for method in self.methods.values()))
-
-    @property
-    def methods(self) -> dict[str, Method]:
-        """Every method by name."""
-        return {name: cast(Method, self.parts[name]) for name in self._names}
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -201,7 +204,8 @@ class Joint(nn.Module):
             if objective is not None:
                 fed = method.roles.keys() & runs.keys()
                 labelled += [runs[n] if n in fed else plan.net(n) for n in method.labelled]
-            voices.append(Voice(part, phase, runs))
+            relabels = type(method).relabel is not Method.relabel
+            voices.append(Voice(part, phase, runs, relabels))
             speaks = type(method).terms is not Method.terms or phase.terms != "terms"
             generated = generated or (speaks and method.rows == "base")
         labelled = list(dict.fromkeys(labelled))

@@ -1,7 +1,6 @@
 """Everything that trains in one module, so that one wrapped forward pass does it all."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ class DistillTask(nn.Module):
         self.method = method
         # In a plain dictionary, so that their parameters are not saved and trained twice.
         self._sections = dict(sections or {})
+        self._averages = {n: role for n, role in method.roles.items() if role.weights == "ema"}
         # Layers that were frozen before are not ours to train.
         self._kept = [p for p in self.nets.parameters() if not p.requires_grad]
 
@@ -107,16 +107,10 @@ class DistillTask(nn.Module):
                 module = self.get_submodule(name)
                 yield module, list(module.parameters())
             elif root in self.nets and rest in ("", "features"):
-                net = self.nets[root]
-                features = rest and isinstance(net, FeatureNet)
-                yield (
-                    net,
-                    (
-                        cast(FeatureNet, net).feature_parameters()
-                        if features
-                        else list(net.parameters())
-                    ),
-                )
+                net, parameters = self.nets[root], list(self.nets[root].parameters())
+                if rest and isinstance(net, FeatureNet):
+                    parameters = net.feature_parameters()
+                yield net, parameters
             else:
                 raise ValueError(f"a phase trains '{name}', which is no part")
 
@@ -126,15 +120,14 @@ class DistillTask(nn.Module):
             id(p)
             for net in self.nets.values()
             if isinstance(net, FeatureNet)
-            for p in cast(FeatureNet, net).feature_parameters()
+            for p in net.feature_parameters()
         }
         return [p for p in self.parameters() if id(p) not in bodies]
 
     def average(self) -> None:
         """Moves every exponential moving average towards its network."""
-        for name, role in self.method.roles.items():
-            if role.weights == "ema":
-                _towards(self.nets[name], self.nets[role.of], role.decay)
+        for name, role in self._averages.items():
+            _towards(self.nets[name], self.nets[role.of], role.decay)
 
 
 def _trains(role: Role) -> bool:
