@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 # Taps that were not asked for are None; typed as tensors because reading one is a method's bug.
 _NOT_READ = cast(Tensor, None)
 
-TAPS = ("logits", "embedding", "stages", "pre")
+TAPS = ("logits", "embedding", "stem", "stages", "pre")
 
 
 class Settings(BaseModel):
@@ -69,15 +69,18 @@ class Outputs(NamedTuple):
     Attributes:
         logits: (rows, K).
         embedding: Pooled features before the classifier, (rows, D).
-        stages: Maps of the stem and of each block of equal resolution, shallow to deep, each
+        stages: Maps of each block of equal resolution behind the stem, shallow to deep, each
             (rows, C_l, H_l, W_l), after the activation.
         pre: The same maps before their last activation.
+        stem: Map that the first block is fed with, or its last map before pooling,
+            (rows, C, H, W).
     """
 
     logits: Tensor = _NOT_READ
     embedding: Tensor = _NOT_READ
     stages: tuple[Tensor, ...] = ()
     pre: tuple[Tensor, ...] = ()
+    stem: Tensor = _NOT_READ
 
     def rows(self, index: slice | Tensor) -> "Outputs":
         """The same taps for some of the rows."""
@@ -86,6 +89,7 @@ class Outputs(NamedTuple):
             self.embedding if self.embedding is _NOT_READ else self.embedding[index],
             tuple(stage[index] for stage in self.stages),
             tuple(stage[index] for stage in self.pre),
+            self.stem if self.stem is _NOT_READ else self.stem[index],
         )
 
 
@@ -124,12 +128,18 @@ class EpochContext(NamedTuple):
 
 
 class TapShapes(NamedTuple):
-    """Shapes of one network's taps, without the batch axis."""
+    """Shapes of one network's taps, without the batch axis.
+
+    ``norms`` holds, for each map in ``pre``, the batch normalisation that made it, None where there
+    is none. They are the network's own modules, since its weights may be loaded later.
+    """
 
     logits: tuple[int, ...]
     embedding: tuple[int, ...]
     stages: tuple[tuple[int, ...], ...]
     pre: tuple[tuple[int, ...], ...]
+    stem: tuple[int, ...] = ()
+    norms: tuple[nn.Module | None, ...] = ()
 
 
 class Shapes(NamedTuple):
