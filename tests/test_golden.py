@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from speaking import generated, joint, speak
+from torch import Tensor, nn
 
 from fskd.generators.cutmix import box_mask
 from fskd.generators.mixup import interpolate
@@ -27,16 +28,12 @@ from fskd.losses.targets import (
     mixed_cross_entropy,
 )
 from fskd.methods.at import attention_transfer
-from fskd.methods.base import Method
-from fskd.methods.crd import CRD, CRDSettings
-from fskd.methods.dml import DML, DMLSettings
-from fskd.methods.fitnet import FitNet, FitNetSettings, hint_loss
+from fskd.methods.base import Step, Term
+from fskd.methods.compose import Joint
+from fskd.methods.crd import CRD
+from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
-from fskd.methods.kd import KD, KDSettings
-from fskd.methods.kdplus import KDPlus, KDPlusSettings
-from fskd.methods.rkd import RKD, RKDSettings
-from fskd.methods.sskd import SSKD, SSKDSettings, head_loss
-from fskd.methods.tfkd_reg import TfKDReg, TfKDRegSettings
+from fskd.methods.sskd import head_loss
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 FOLDER = Path(os.environ.get("FSKD_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden"))
@@ -78,7 +75,7 @@ class Case:
         expected = self.groups["out"][name].to(actual)
         torch.testing.assert_close(actual.detach(), expected, rtol=self.rtol, atol=self.atol)
 
-    def gradients(self, loss: Tensor, method: Method | None = None) -> None:
+    def gradients(self, loss: Tensor, method: nn.Module | None = None) -> None:
         """Backward, then compare with ``grad__*`` and ``gradp__*`` at ten times rtol."""
         loss.backward()
         pairs = [(self[name].grad, g) for name, g in self.groups["grad"].items()]
@@ -88,7 +85,7 @@ class Case:
         for actual, expected in pairs:
             torch.testing.assert_close(actual, expected, rtol=10 * self.rtol, atol=self.atol)
 
-    def loss(self, loss: Tensor, method: Method | None = None) -> None:
+    def loss(self, loss: Tensor, method: nn.Module | None = None) -> None:
         """Compare the loss and all gradients."""
         self.close(loss, "loss")
         self.gradients(loss, method)
@@ -103,7 +100,7 @@ def taps(
 
 def shapes(student: TapShapes, teacher: TapShapes | None, n_train: int = 8) -> Shapes:
     """Shapes for a method with alternating targets of two classes."""
-    return Shapes(student.logits[0], n_train, (student,), teacher, torch.arange(n_train) % 2)
+    return Shapes(student.logits[0], n_train, student, teacher, torch.arange(n_train) % 2)
 
 
 def real_batch(labels: Tensor) -> Batch:
@@ -111,19 +108,18 @@ def real_batch(labels: Tensor) -> Batch:
     return Batch(torch.zeros(len(labels), 1, 2, 2), labels, torch.arange(len(labels)))
 
 
-def weighted(method: Method, terms: dict[str, Tensor], progress: Progress) -> Tensor:
-    """Sum of the terms by the method's weights, not normalised."""
-    weights = method.weights(progress)
-    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+def weighted(terms: dict[str, Term]) -> Tensor:
+    """Weighted sum of the terms, not normalised."""
+    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
 
 
 def run(
-    method: Method, case: Case, batch: Batch, student: Outputs, teacher: Outputs | None = None
+    method: Joint, case: Case, batch: Batch, student: Outputs, teacher: Outputs | None = None
 ) -> dict[str, Tensor]:
     """Terms of one call; the weighted sum and its gradients are compared."""
-    terms = method((student,), teacher or Outputs(), batch, Progress())
-    case.loss(weighted(method, terms, Progress()), method)
-    return terms
+    terms = speak(method, batch, student=student, teacher=teacher or Outputs())
+    case.loss(weighted(terms), method)
+    return {name: term.value for name, term in terms.items()}
 
 
 def through_kd_loss(case: Case, teacher: Tensor, targets: Tensor | None, **options: Any) -> None:
@@ -147,9 +143,8 @@ def check_kd_total(case: Case) -> None:
     options |= {name: float(case.hp(name)) for name in ("ce_weight", "kd_weight")}
     through_kd_loss(case, case["logits_t"], case["labels"], **options)
     case["logits_s"].grad = None
-    settings = KDSettings(**options)
     terms = run(
-        KD(settings, shapes(taps(), taps())),
+        joint("kd", shapes(taps(), taps()), **options),
         case,
         real_batch(case["labels"]),
         Outputs(case["logits_s"]),
@@ -207,21 +202,14 @@ def check_at(case: Case) -> None:
 def check_fitnet(case: Case) -> None:
     """Hint loss through the regressor, with recorded weights and batch statistics."""
     student, teacher = case["feat_s_0"], case["feat_t_0"]
-    method = FitNet(
-        FitNetSettings(hint_index=0),
-        shapes(taps(stages=(tuple(student.shape[1:]),)), taps(stages=(tuple(teacher.shape[1:]),))),
-    ).double()
+    ours, theirs = (TapShapes((10,), (4,), (), (), tuple(x.shape[1:])) for x in (student, teacher))
+    method = joint("fitnet", shapes(ours, theirs), hint_index=0).methods["fitnet"].double()
     method.load_state_dict(case.groups["param"])
-    labels = torch.zeros(len(student), dtype=torch.long)
-    logits = torch.zeros(len(student), 10, dtype=torch.float64)
     before = method.regressor.bn.running_mean.clone()
-    terms = method(
-        (Outputs(logits, stages=(student,)),),
-        Outputs(stages=(teacher,)),
-        real_batch(labels),
-        Progress(),
-    )
-    case.loss(terms["fitnet"], method)
+    outputs = {"student": Outputs(stem=student), "teacher": Outputs(stem=teacher)}
+    batch = real_batch(torch.zeros(len(student), dtype=torch.long))
+    terms = method.terms(Step(outputs, batch, Progress()))
+    case.loss(terms["fitnet"].value, method)
     assert not torch.equal(before, method.regressor.bn.running_mean)
     case.close(method.regressor.bn.running_mean, "running_mean_after")
     case.close(method.regressor.bn.running_var, "running_var_after")
@@ -239,13 +227,15 @@ def check_fsp(case: Case) -> None:
 
 def check_rkd(case: Case) -> None:
     """Distances and angles, through the method."""
-    settings = RKDSettings(
-        dist_weight=case.hp("w_dist"), angle_weight=case.hp("w_angle"), ce_weight=0.0
-    )
+    settings = {
+        "dist_weight": case.hp("w_dist"),
+        "angle_weight": case.hp("w_angle"),
+        "ce_weight": 0.0,
+    }
     rows = len(case["emb_s"])
     logits = torch.zeros(rows, 10, dtype=torch.float64)
     terms = run(
-        RKD(settings, shapes(taps(), taps())),
+        joint("rkd", shapes(taps(), taps()), **settings),
         case,
         real_batch(torch.zeros(rows, dtype=torch.long)),
         Outputs(logits, case["emb_s"]),
@@ -259,16 +249,15 @@ def check_rkd(case: Case) -> None:
 def check_crd(case: Case) -> None:
     """Two consecutive calls: losses, Z, memories and the gradients of the sum."""
     student, teacher = case["emb_s_call1"], case["emb_t_call1"]
-    settings = CRDSettings(
-        feat_dim=case.hp("feat_dim"),
-        n_negatives=case.hp("nce_k"),
-        tau=case.hp("nce_t"),
-        momentum=case.hp("nce_m"),
-    )
-    method = CRD(
-        settings,
-        shapes(taps(dim=student.shape[1]), taps(dim=teacher.shape[1]), case.hp("n_data")),
-    ).double()
+    settings = {
+        "feat_dim": case.hp("feat_dim"),
+        "n_negatives": case.hp("nce_k"),
+        "tau": case.hp("nce_t"),
+        "momentum": case.hp("nce_m"),
+    }
+    sizes = shapes(taps(dim=student.shape[1]), taps(dim=teacher.shape[1]), case.hp("n_data"))
+    method = joint("crd", sizes, **settings).methods["crd"].double()
+    assert isinstance(method, CRD)
     ours = {"embed_s.linear": "embed_student", "embed_t.linear": "embed_teacher"}
 
     def rename(group: str) -> dict[str, Tensor]:
@@ -311,19 +300,25 @@ def in_blocks(rows: Tensor) -> Tensor:
 def check_sskd(case: Case) -> None:
     """The main phase, with recorded projections."""
     dim, classes = case["proj_s"].shape[1], case["logits_s"].shape[1]
-    settings = SSKDSettings(
+    settings = {
         **{f"{name}_weight": case.hp(f"{name}_weight") for name in ("ce", "kd", "tf", "ss")},
         **{f"{name}_temperature": case.hp(f"{name}_T") for name in ("kd", "tf", "ss")},
-        tf_ratio=case.hp("ratio_tf"),
-        ss_ratio=case.hp("ratio_ss"),
-    )
-    method = SSKD(settings, shapes(taps(classes, dim), taps(classes, dim))).double()
+        "tf_ratio": case.hp("ratio_tf"),
+        "ss_ratio": case.hp("ratio_ss"),
+    }
+    method = joint("sskd", shapes(taps(classes, dim), taps(classes, dim)), **settings).double()
+    heads = method.methods["sskd"]
     # The projections themselves are recorded.
-    method.student_head, method.teacher_head = torch.nn.Sequential(), torch.nn.Sequential()
+    heads.student_head, heads.teacher_head = torch.nn.Sequential(), torch.nn.Sequential()
+    labels = case["labels"]
+    turned = real_batch(labels)._replace(
+        inputs=torch.zeros(4 * len(labels), 1, 2, 2),
+        parts={"rotated": slice(len(labels), 4 * len(labels))},
+    )
     terms = run(
         method,
         case,
-        real_batch(case["labels"]),
+        turned,
         Outputs(in_blocks(case["logits_s"]), in_blocks(case["proj_s"])),
         Outputs(in_blocks(case["logits_t"]), in_blocks(case["proj_t"])),
     )
@@ -341,44 +336,43 @@ def check_dml(case: Case) -> None:
     """Sum over students; gradients reach each student's own logits."""
     logits = case.stages("logits")
     classes = logits[0].shape[1]
-    settings = DMLSettings(n_students=len(logits))
-    assert DML.students_needed(settings) == case.hp("n")
-    method = DML(settings, shapes(taps(classes), None))
-    terms = method(
-        tuple(Outputs(one) for one in logits), Outputs(), real_batch(case["labels"]), Progress()
-    )
-    case.loss(weighted(method, terms, Progress()))
+    method = joint("dml", shapes(taps(classes), None), n_students=len(logits))
+    assert method.n_students == case.hp("n")
+    names = ["student", *(f"peer{i}" for i in range(1, len(logits)))]
+    nets = dict(zip(names, map(Outputs, logits), strict=True))
+    case.loss(weighted(speak(method, real_batch(case["labels"]), **nets)))
 
 
 def check_tfkd_reg(case: Case) -> None:
     """Labels and the virtual teacher, through the method."""
-    settings = TfKDRegSettings(
-        reg_weight=case.hp("reg_alpha"),
-        temperature=case.hp("reg_temperature"),
-        multiplier=case.hp("multiplier"),
-        correct_prob=case.hp("correct_prob"),
-    )
-    method = TfKDReg(settings, shapes(taps(), None))
+    settings = {
+        "reg_weight": case.hp("reg_alpha"),
+        "temperature": case.hp("reg_temperature"),
+        "multiplier": case.hp("multiplier"),
+        "correct_prob": case.hp("correct_prob"),
+    }
+    method = joint("tfkd_reg", shapes(taps(), None), **settings)
     run(method, case, real_batch(case["labels"]), Outputs(case["logits_s"]))
 
 
 def check_pe_step(case: Case) -> None:
     """KD+ with weight 1 on the mixed rows."""
-    settings = KDPlusSettings(
-        temperature=case.hp("T"),
-        ce_weight=case.hp("ce_weight"),
-        kd_weight=case.hp("kd_weight"),
-        generated_weight=case.hp("mix_weight"),
-    )
-    batch = real_batch(case["labels"])._replace(n_generated=len(case["logits_s_mixed"]))
+    settings = {
+        "temperature": case.hp("T"),
+        "ce_weight": case.hp("ce_weight"),
+        "kd_weight": case.hp("kd_weight"),
+        "generated_weight": case.hp("mix_weight"),
+    }
+    labels, made = case["labels"], len(case["logits_s_mixed"])
+    batch = real_batch(labels)._replace(parts=generated(len(labels), made))
     terms = run(
-        KDPlus(settings, shapes(taps(), taps())),
+        joint("kdplus", shapes(taps(), taps()), **settings),
         case,
         batch,
         Outputs(torch.cat([case["logits_s"], case["logits_s_mixed"]])),
         Outputs(torch.cat([case["logits_t"], case["logits_t_mixed"]])),
     )
-    real = settings.ce_weight * terms["ce"] + settings.kd_weight * terms["kd"]
+    real = settings["ce_weight"] * terms["ce"] + settings["kd_weight"] * terms["kd"]
     case.close(torch.stack([real, terms["generated"]]), "parts")
 
 

@@ -4,10 +4,14 @@ import math
 
 import pytest
 import torch
+from speaking import joint
 
 from fskd.errors import SettingError
 from fskd.losses.features import attention_map, pool_to_match
-from fskd.methods.at import AT, ATSettings, attention_transfer
+from fskd.methods.at import attention_transfer
+from fskd.methods.base import methods
+from fskd.methods.compose import Joint
+from fskd.methods.needs import check_needs
 from fskd.types import Shapes, TapShapes
 
 
@@ -82,12 +86,13 @@ def net(*stages: tuple[int, ...]) -> TapShapes:
 def test_unequal_stages_are_refused() -> None:
     """The error names both counts."""
     student, teacher = net((2, 4, 4), (2, 2, 2)), net((2, 4, 4))
-    shapes = Shapes(4, 8, (student,), teacher, torch.arange(8) % 4)
+    shapes = Shapes(4, 8, student, teacher, torch.arange(8) % 4)
     with pytest.raises(SettingError, match="2 stages and a teacher with 1"):
-        AT(ATSettings(), shapes)
+        check_needs("at", joint("at", shapes).methods["at"].needs, shapes)
 
 
 def test_reads_the_teachers_logits_only_for_kd() -> None:
     """With kd_weight 0 the teacher's logits are not asked for."""
-    assert AT.phases_of(ATSettings())[0].reads.teacher == {"stages"}
-    assert AT.phases_of(ATSettings(kd_weight=1.0))[0].reads.teacher == {"stages", "logits"}
+    at = methods.get("at").Settings
+    assert Joint([("at", at())]).reads("teacher") == {"stages"}
+    assert Joint([("at", at(kd_weight=1.0))]).reads("teacher") == {"stages", "logits"}

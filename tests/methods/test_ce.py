@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from speaking import generated, joint, speak
 
-from fskd.methods.ce import CE, CESettings
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.ce import CE
+from fskd.types import Batch, Outputs, Shapes, TapShapes
 
-SHAPES = Shapes(5, 10, (TapShapes((5,), (3,), (), ()),), None, torch.arange(10) % 5)
+SHAPES = Shapes(5, 10, TapShapes((5,), (3,), (), ()), None, torch.arange(10) % 5)
 
 
 def slow_ce(logits: torch.Tensor, targets: torch.Tensor, e: float) -> float:
@@ -29,11 +30,11 @@ def test_slow_twin(e: float, rows: int) -> None:
     rng = torch.Generator().manual_seed(1)
     logits = torch.randn(rows + 2, 5, generator=rng).double().requires_grad_(True)
     targets = torch.arange(rows) % 5
-    batch = Batch(torch.zeros(rows + 2, 1, 2, 2), targets, targets, n_generated=2)
-    method = CE(CESettings(label_smoothing=e), SHAPES)
+    batch = Batch(torch.zeros(rows + 2, 1, 2, 2), targets, targets, generated(rows, 2))
+    run = joint("ce", SHAPES, label_smoothing=e)
 
     def loss(z: torch.Tensor) -> torch.Tensor:
-        return method((Outputs(z),), Outputs(), batch, Progress())["ce"]
+        return speak(run, batch, student=Outputs(z))["ce"].value
 
     expected = slow_ce(logits[:rows], targets, e)
     assert loss(logits).item() == pytest.approx(expected, rel=1e-12)
@@ -43,13 +44,11 @@ def test_slow_twin(e: float, rows: int) -> None:
 def test_no_real_rows() -> None:
     """Without labels there is nothing to learn."""
     empty = torch.zeros(0, dtype=torch.long)
-    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, n_generated=2)
-    assert (
-        CE(CESettings(), SHAPES)((Outputs(torch.zeros(2, 5)),), Outputs(), batch, Progress()) == {}
-    )
+    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, generated(0, 2))
+    assert speak(joint("ce", SHAPES), batch, student=Outputs(torch.zeros(2, 5))) == {}
 
 
 def test_smoothing_below_one() -> None:
     """Smoothing of 1 leaves nothing on the label."""
     with pytest.raises(ValueError, match="label_smoothing"):
-        CESettings(label_smoothing=1.0)
+        CE.Settings(label_smoothing=1.0)

@@ -4,16 +4,25 @@ import math
 
 import pytest
 import torch
+from speaking import generated, joint, speak, values
 
 from fskd.errors import SettingError
-from fskd.methods.crd import CRD, CRDSettings, contrast_scores, contrastive_loss, draw_negatives
+from fskd.methods.base import Step
+from fskd.methods.crd import CRD, contrast_scores, contrastive_loss, draw_negatives
 from fskd.seeding import torch_generator
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 N, DIM = 12, 3
 NET = TapShapes((4,), (5,), (), ())
-SHAPES = Shapes(4, N, (NET,), NET, torch.arange(N) % 4)
-SETTINGS = CRDSettings(feat_dim=DIM, n_negatives=6)
+SHAPES = Shapes(4, N, NET, NET, torch.arange(N) % 4)
+SETTINGS: dict[str, int] = {"feat_dim": DIM, "n_negatives": 6}
+
+
+def crd(shapes: Shapes = SHAPES, **settings: int) -> CRD:
+    """The method, built."""
+    method = joint("crd", shapes, **settings).methods["crd"]
+    assert isinstance(method, CRD)
+    return method
 
 
 def rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -24,15 +33,18 @@ def rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
 def build() -> CRD:
     """A small CRD in float64."""
     torch.manual_seed(0)
-    return CRD(SETTINGS, SHAPES).double()
+    return crd(**SETTINGS).double()
 
 
 def step(method: CRD, seed: int, n: int = 4) -> dict[str, torch.Tensor]:
     """One call on random embeddings."""
     indices = torch.randperm(N, generator=torch.Generator().manual_seed(seed))[:n]
     batch = Batch(torch.zeros(n, 1, 2, 2), indices % 4, indices)
-    student = Outputs(rows(n, 4, seed), rows(n, 5, seed + 1))
-    return method((student,), Outputs(embedding=rows(n, 5, seed + 2)), batch, Progress())
+    outputs = {
+        "student": Outputs(rows(n, 4, seed), rows(n, 5, seed + 1)),
+        "teacher": Outputs(embedding=rows(n, 5, seed + 2)),
+    }
+    return values(method.terms(Step(outputs, batch, Progress())))
 
 
 def test_slow_twin() -> None:
@@ -90,7 +102,7 @@ def test_z_is_fixed_by_the_first_batch() -> None:
 def test_memory_starts_from_a_fixed_seed() -> None:
     """Uniform on +-1/sqrt(dim/3), the same in every run."""
     torch.manual_seed(5)
-    first, second = CRD(CRDSettings(), SHAPES), CRD(CRDSettings(), SHAPES)
+    first, second = crd(), crd()
     assert torch.equal(first.memory_student, second.memory_student)
     bound = 1 / math.sqrt(128 / 3)
     assert first.memory_student.abs().max() <= bound
@@ -128,7 +140,7 @@ def test_resume_repeats() -> None:
     batch = Batch(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), torch.tensor([0, 1]))
     assert not torch.equal(method.candidates(batch, 0), method.candidates(batch, 1))
     assert torch.equal(method.candidates(batch, 0), resumed.candidates(batch, 0))
-    other = CRD(SETTINGS, SHAPES._replace(seed=1))
+    other = crd(SHAPES._replace(seed=1), **SETTINGS)
     assert not torch.equal(method.candidates(batch, 0), other.candidates(batch, 0))
 
 
@@ -136,15 +148,15 @@ def test_one_class_is_refused() -> None:
     """Without another class there are no negatives."""
     shapes = SHAPES._replace(targets=torch.zeros(N, dtype=torch.long))
     with pytest.raises(SettingError, match="at least 2 classes"):
-        CRD(SETTINGS, shapes)
+        crd(shapes, **SETTINGS)
 
 
 def test_no_real_rows() -> None:
     """Generated rows have no place in the memory."""
-    method, empty = build(), torch.zeros(0, dtype=torch.long)
-    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, 2)
+    run, empty = joint("crd", SHAPES, **SETTINGS), torch.zeros(0, dtype=torch.long)
+    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, generated(0, 2))
     outputs = Outputs(rows(2, 4), rows(2, 5))
-    assert method((outputs,), outputs, batch, Progress()) == {}
+    assert speak(run, batch, student=outputs, teacher=outputs) == {}
 
 
 def test_gradcheck() -> None:
@@ -166,7 +178,7 @@ def test_full_precision_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(contrast_scores(anchors, memory, candidates, 1.0), expected)
         assert (
-            CRD(SETTINGS, SHAPES)
+            crd(**SETTINGS)
             .contrast(rows(4, 5).float(), rows(4, 5).float(), torch.arange(4), candidates)
             .isfinite()
         )

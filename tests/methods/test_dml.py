@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from speaking import generated, joint, speak, values
 
-from fskd.methods.dml import DML, DMLSettings, mutual_loss
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.dml import DML, mutual_loss
+from fskd.types import Batch, Outputs, Shapes, TapShapes
 
 NET = TapShapes((4,), (3,), (), ())
 
@@ -69,16 +70,17 @@ def test_equal_students() -> None:
 
 def test_terms() -> None:
     """Labels on real rows, summed over students; peers on all rows; both enter the divisor."""
-    settings = DMLSettings(n_students=3)
-    assert DML.students_needed(settings) == 3
-    method = DML(settings, Shapes(4, 8, (NET,) * 3, None, torch.arange(8) % 4))
+    run = joint("dml", Shapes(4, 8, NET, None, torch.arange(8) % 4), n_students=3)
+    assert run.n_students == 3
     logits, labels = students(3, 5), torch.tensor([0, 1, 2])
-    batch = Batch(torch.zeros(5, 1, 2, 2), labels, labels, 2)
-    terms = method(tuple(map(Outputs, logits)), Outputs(), batch, Progress())
+    batch = Batch(torch.zeros(5, 1, 2, 2), labels, labels, generated(3, 2))
+    nets = dict(zip(("student", "peer1", "peer2"), map(Outputs, logits), strict=True))
+    found = speak(run, batch, **nets)
+    terms = values(found)
     expected = sum(-math.log(softmax(x[b].tolist())[b]) for x in logits for b in range(3)) / 3
     assert terms["ce"].item() == pytest.approx(expected, rel=1e-12)
     torch.testing.assert_close(terms["mutual"], mutual_loss(logits))
-    assert sum(method.weights(Progress())[name] for name in method.unit_terms & terms.keys()) == 2
+    assert sum(found[name].weight for name in run.unit & terms.keys()) == 2
 
 
 def test_gradcheck() -> None:
@@ -97,4 +99,4 @@ def test_gradcheck() -> None:
 def test_at_least_two_students() -> None:
     """A single student has no peer."""
     with pytest.raises(ValueError, match="n_students"):
-        DMLSettings(n_students=1)
+        DML.Settings(n_students=1)

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from speaking import joint, speak
 
 from fskd.errors import SettingError
-from fskd.methods.fitnet import FitNet, FitNetSettings, Regressor, hint_loss
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.compose import Joint
+from fskd.methods.fitnet import FitNet, Regressor, hint_loss
+from fskd.types import Batch, Outputs, Shapes, TapShapes
 
 
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -68,16 +70,15 @@ def test_odd_sizes_are_refused(s: tuple[int, int], t: tuple[int, int]) -> None:
         Regressor((2, *s), (2, *t))
 
 
-def build(stages: tuple[tuple[int, ...], ...], **settings: int) -> FitNet:
+def build(stages: tuple[tuple[int, ...], ...], **settings: int) -> Joint:
     """FitNet for two equal networks."""
-    net = TapShapes((4,), (3,), stages, stages)
-    shapes = Shapes(4, 8, (net,), net, torch.arange(8) % 4)
-    return FitNet(FitNetSettings(**settings), shapes)
+    net = TapShapes((4,), (3,), stages[1:], stages[1:], stages[0])
+    return joint("fitnet", Shapes(4, 8, net, net, torch.arange(8) % 4), **settings)
 
 
 def test_hint_index() -> None:
     """The default needs three stages; the error names the value."""
-    assert FitNetSettings().hint_index == 2
+    assert FitNet.Settings().hint_index == 2
     with pytest.raises(SettingError, match=r"hint_index: 2 is not accepted; .* 2 stages"):
         build(((2, 4, 4), (2, 2, 2)))
     build(((2, 4, 4), (2, 2, 2)), hint_index=1)
@@ -86,11 +87,11 @@ def test_hint_index() -> None:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_single_value_per_channel(rows: int) -> None:
     """Batch normalisation of one value is undefined: the term is left out, the label term stays."""
-    method = build(((2, 1, 1),), hint_index=0)
+    run = build(((2, 1, 1),), hint_index=0)
     labels = torch.zeros(rows, dtype=torch.long)
-    outputs = Outputs(torch.zeros(rows, 4), stages=(torch.randn(rows, 2, 1, 1),))
+    outputs = Outputs(torch.zeros(rows, 4), stem=torch.randn(rows, 2, 1, 1))
     batch = Batch(torch.zeros(rows, 1, 2, 2), labels, labels)
-    terms = method((outputs,), outputs, batch, Progress())
+    terms = speak(run, batch, student=outputs, teacher=outputs)
     assert terms.keys() == ({"ce", "fitnet"} if rows > 1 else {"ce"})
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from speaking import joint, speak
 
 from fskd.errors import SettingError
 from fskd.losses.features import fsp_matrix
-from fskd.methods.fsp import FSP, FSPSettings, flow_loss
+from fskd.methods.fsp import flow_loss
+from fskd.methods.needs import check_needs
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 
@@ -73,28 +75,29 @@ def test_gradcheck() -> None:
 def net(*channels: int) -> TapShapes:
     """A network with stages of these widths."""
     stages = tuple((c, 4, 4) for c in channels)
-    return TapShapes((4,), (3,), stages, stages)
+    return TapShapes((4,), (3,), stages, stages, (2, 4, 4))
 
 
-@pytest.mark.parametrize(("student", "teacher"), [((2, 4), (2, 8)), ((2, 4), (2,)), ((2,), (2,))])
+@pytest.mark.parametrize(("student", "teacher"), [((2, 4), (2, 8)), ((2, 4), (2,)), ((), ())])
 def test_unequal_channels_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     """The error lists the channels of both."""
-    shapes = Shapes(4, 8, (net(*student),), net(*teacher), torch.arange(8) % 4)
-    with pytest.raises(SettingError, match="equal channels"):
-        FSP(FSPSettings(), shapes)
+    shapes = Shapes(4, 8, net(*student), net(*teacher), torch.arange(8) % 4)
+    with pytest.raises(SettingError, match=r"equal channels|at least 1 behind the stem"):
+        check_needs("fsp", joint("fsp", shapes).methods["fsp"].needs, shapes)
 
 
 def test_phases() -> None:
     """The first phase trains features on the flow alone; the second has no flow term."""
-    first, second = FSP.phases_of(FSPSettings())
-    assert (first.name, first.share, first.trains) == ("fsp", 0.125, ("students.features",))
-    assert second.reads.teacher == frozenset()
-    assert not second.reads.generated
-    method = FSP(FSPSettings(), Shapes(4, 8, (net(2, 4),), net(2, 4), torch.arange(8) % 4))
+    run = joint("fsp", Shapes(4, 8, net(2, 4), net(2, 4), torch.arange(8) % 4))
+    first, second = run.stretches()
+    assert (first.name, first.share, first.trains) == ("fsp", 0.125, ("student.features",))
+    assert first.objective is None
+    assert not second.asks
+    assert not second.generated
     labels = torch.zeros(2, dtype=torch.long)
-    outputs = Outputs(torch.zeros(2, 4), stages=(torch.rand(2, 2, 4, 4), torch.rand(2, 4, 4, 4)))
+    outputs = Outputs(torch.zeros(2, 4), stem=torch.rand(2, 2, 4, 4))
+    outputs = outputs._replace(stages=(torch.rand(2, 2, 4, 4), torch.rand(2, 4, 4, 4)))
     batch = Batch(torch.zeros(2, 1, 2, 2), labels, labels)
     for phase, names in (("fsp", {"fsp"}), ("main", {"ce"})):
-        progress = Progress(phase)
-        assert method((outputs,), outputs, batch, progress).keys() == names
-        assert method.weights(progress).keys() == names
+        said = speak(run, batch, Progress(phase), student=outputs, teacher=outputs)
+        assert said.keys() == names

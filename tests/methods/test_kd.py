@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from speaking import generated, joint, speak, values, weights
 
-from fskd.methods.kd import KD, KDSettings
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.types import Batch, Outputs, Shapes, TapShapes
 
 NET = TapShapes((4,), (3,), (), ())
-SHAPES = Shapes(4, 10, (NET,), NET, torch.arange(10) % 4)
+SHAPES = Shapes(4, 10, NET, NET, torch.arange(10) % 4)
 
 
 def softmax(row: list[float], temperature: float) -> list[float]:
@@ -38,9 +38,12 @@ def terms(n_real: int, n_generated: int, **settings: float) -> tuple[dict, torch
     rng = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, n_real + n_generated, 4, generator=rng).double().unbind()
     targets = torch.arange(n_real) % 4
-    batch = Batch(torch.zeros(n_real + n_generated, 1, 2, 2), targets, targets, n_generated)
-    method = KD(KDSettings(**settings), SHAPES)
-    return method((Outputs(student),), Outputs(teacher), batch, Progress()), student, teacher
+    batch = Batch(
+        torch.zeros(n_real + n_generated, 1, 2, 2), targets, targets, generated(n_real, n_generated)
+    )
+    run = joint("kd", SHAPES, **settings)
+    found = speak(run, batch, student=Outputs(student), teacher=Outputs(teacher))
+    return values(found), student, teacher
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 0.5])
@@ -67,14 +70,14 @@ def test_equal_networks() -> None:
     """The divergence is 0 where student and teacher agree."""
     logits = torch.randn(3, 4)
     batch = Batch(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long), torch.arange(3))
-    losses = KD(KDSettings(), SHAPES)((Outputs(logits),), Outputs(logits), batch, Progress())
-    assert losses["kd"].item() == pytest.approx(0.0, abs=1e-6)
+    outputs = Outputs(logits)
+    losses = speak(joint("kd", SHAPES), batch, student=outputs, teacher=outputs)
+    assert losses["kd"].value.item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_weights() -> None:
     """Published defaults."""
-    assert KD(KDSettings(), SHAPES).weights(Progress()) == {
-        "ce": 0.1,
-        "kd": 0.9,
-        "generated": 0.9,
-    }
+    targets, outputs = torch.arange(2), Outputs(torch.randn(3, 4))
+    batch = Batch(torch.zeros(3, 1, 2, 2), targets, targets, generated(2, 1))
+    found = speak(joint("kd", SHAPES), batch, student=outputs, teacher=outputs)
+    assert weights(found) == {"ce": 0.1, "kd": 0.9, "generated": 0.9}

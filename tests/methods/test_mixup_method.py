@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from speaking import generated, joint, speak, values
 
-from fskd.methods.mixup import Mixup, MixupSettings
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.types import Batch, Outputs, Shapes, TapShapes
 
-SHAPES = Shapes(5, 10, (TapShapes((5,), (3,), (), ()),), None, torch.arange(10) % 5)
+SHAPES = Shapes(5, 10, TapShapes((5,), (3,), (), ()), None, torch.arange(10) % 5)
 
 
 def mixed_batch(share: torch.Tensor, parents: torch.Tensor, n_real: int = 3) -> Batch:
@@ -16,12 +16,13 @@ def mixed_batch(share: torch.Tensor, parents: torch.Tensor, n_real: int = 3) -> 
     targets = torch.arange(n_real) % 5
     weights = torch.stack([share, 1 - share], 1)
     inputs = torch.zeros(n_real + len(share), 1, 2, 2)
-    return Batch(inputs, targets, targets, len(share), parents, weights)
+    parts = generated(n_real, len(share))
+    return Batch(inputs, targets, targets, parts, parents=parents, shares=weights)
 
 
 def run(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
     """Terms with default settings."""
-    return Mixup(MixupSettings(), SHAPES)((Outputs(logits),), Outputs(), batch, Progress())
+    return values(speak(joint("mixup", SHAPES), batch, student=Outputs(logits)))
 
 
 def test_slow_twin() -> None:
@@ -59,5 +60,5 @@ def test_terms_without_rows() -> None:
 def test_unlabelled_generator_is_refused() -> None:
     """Generated rows without parents cannot be used."""
     batch = mixed_batch(torch.rand(2), torch.zeros(2, 2, dtype=torch.long))
-    with pytest.raises(ValueError, match="mixes labelled rows"):
-        run(torch.zeros(5, 5), batch._replace(mixed_targets=None, mixed_weights=None))
+    with pytest.raises(ValueError, match="mixes no labelled rows"):
+        run(torch.zeros(5, 5), batch._replace(parents=None, shares=None))

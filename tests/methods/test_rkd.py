@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from speaking import generated, joint, speak
 
 from fskd.losses.relations import angles, relative_distances
-from fskd.methods.rkd import RKD, RKDSettings, angle_loss, distance_loss
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.rkd import angle_loss, distance_loss
+from fskd.types import Batch, Outputs, Shapes, TapShapes
 
 NET = TapShapes((4,), (3,), (), ())
 Row = list[float]
@@ -100,10 +101,10 @@ def test_small_batches(n_real: int, n_generated: int) -> None:
     """Fewer than three rows have no angles: both terms are left out. Generated rows count."""
     n = n_real + n_generated
     labels = torch.zeros(n_real, dtype=torch.long)
-    batch = Batch(torch.zeros(n, 1, 2, 2), labels, labels, n_generated)
-    method = RKD(RKDSettings(), Shapes(4, 8, (NET,), NET, torch.arange(8) % 4))
+    batch = Batch(torch.zeros(n, 1, 2, 2), labels, labels, generated(n_real, n_generated))
+    run = joint("rkd", Shapes(4, 8, NET, NET, torch.arange(8) % 4))
     outputs = Outputs(torch.zeros(n, 4), rows(n, 3))
     expected = {"ce"} if n_real else set()
     if n >= 3:
         expected |= {"rkd_dist", "rkd_angle"}
-    assert method((outputs,), outputs, batch, Progress()).keys() == expected
+    assert speak(run, batch, student=outputs, teacher=outputs).keys() == expected

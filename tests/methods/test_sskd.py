@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from speaking import generated, joint, speak, values
 
 from fskd.errors import SettingError
+from fskd.methods.compose import Joint
+from fskd.methods.needs import check_needs
 from fskd.methods.sskd import (
     SSKD,
-    SSKDSettings,
     head_loss,
     kept_divergence,
     kept_rows,
@@ -17,7 +19,7 @@ from fskd.methods.sskd import (
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 NET = TapShapes((4,), (16,), (), ())
-SHAPES = Shapes(4, 8, (NET,), NET, torch.arange(8) % 4, (3, 5, 5))
+SHAPES = Shapes(4, 8, NET, NET, torch.arange(8) % 4, (3, 5, 5))
 
 
 def rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -90,6 +92,13 @@ def test_head_loss() -> None:
     assert torch.autograd.gradcheck(lambda r: head_loss(r, upright, owners), rotated)
 
 
+def sskd(run: Joint) -> SSKD:
+    """The method of a run."""
+    method = run.methods["sskd"]
+    assert isinstance(method, SSKD)
+    return method
+
+
 def make_batch(n: int) -> Batch:
     """Real rows only."""
     inputs = torch.randn(n, 3, 5, 5, generator=torch.Generator().manual_seed(9))
@@ -98,32 +107,30 @@ def make_batch(n: int) -> Batch:
 
 def test_views() -> None:
     """Blocks of 90, 180 and 270 degrees; four quarter turns give the image back."""
-    batch = make_batch(2)._replace(n_generated=1)
+    batch = make_batch(2)._replace(parts=generated(2, 1))
     batch = batch._replace(inputs=torch.cat([batch.inputs, torch.zeros(1, 3, 5, 5)]))
-    method = SSKD(SSKDSettings(), SHAPES)
-    views = method.views(batch, torch.Generator(), Progress())
+    method = sskd(joint("sskd", SHAPES))
+    views = method.views(batch, torch.Generator())["rotated"]
     assert views.shape == (6, 3, 5, 5)
     for turns in (1, 2, 3):
         block = views[2 * turns - 2 : 2 * turns]
         assert torch.equal(torch.rot90(block, 4 - turns, (2, 3)), batch.inputs[:2])
-    upright, rotated = method.split(torch.cat([batch.inputs, views]), batch)
-    assert torch.equal(upright, batch.inputs[:2])
-    assert torch.equal(rotated[3:], views[1::2])
+    assert torch.equal(method.by_image(views, batch)[3:], views[1::2])
     empty = torch.zeros(0, dtype=torch.long)
-    assert (
-        method.views(batch._replace(targets=empty, indices=empty), torch.Generator(), Progress())
-        is None
-    )
+    nothing = batch._replace(targets=empty, indices=empty, parts=generated(0, 1))
+    assert method.views(nothing, torch.Generator()) == {}
 
 
 @pytest.mark.parametrize("n", [1, 5])
 def test_main_terms(n: int) -> None:
     """Every term of the main phase against its loop."""
     torch.manual_seed(0)
-    method, batch = SSKD(SSKDSettings(tf_ratio=0.5), SHAPES).double(), make_batch(n)
+    run, batch = joint("sskd", SHAPES, tf_ratio=0.5).double(), make_batch(n)
+    method = sskd(run)
+    batch = run.views(batch, torch.Generator(), run.stretches()[-1])
     student = Outputs(rows(4 * n, 4), rows(4 * n, 16, 1))
     teacher = Outputs(rows(4 * n, 4, 2), rows(4 * n, 16, 3))
-    terms = method((student,), teacher, batch, Progress())
+    terms = values(speak(run, batch, student=student, teacher=teacher))
     # Row of the copy of image i turned by 90*r degrees.
     copies = [r * n + i for i in range(n) for r in (1, 2, 3)]
     owners = [i for i in range(n) for _ in range(3)]
@@ -147,21 +154,22 @@ def test_main_terms(n: int) -> None:
 
 def test_phases() -> None:
     """The teacher's head is trained first and alone, the student's head with the student."""
-    head, main = SSKD.phases_of(SSKDSettings())
-    assert (head.name, head.share, head.trains) == ("head", 0.25, ("method.teacher_head",))
-    assert head.reads.student == frozenset()
-    assert main.trains == ("students", "method.student_head")
-    method = SSKD(SSKDSettings(), SHAPES)
+    run = joint("sskd", SHAPES)
+    head, main = run.stretches()
+    trained = ("method.parts.sskd.teacher_head",)
+    assert (head.name, head.share, head.trains) == ("head", 0.25, trained)
+    assert not head.trained
+    assert main.trains == ("student", "method.parts.sskd.student_head")
+    batch = run.views(make_batch(2), torch.Generator(), head)
     outputs = Outputs(embedding=torch.randn(8, 16))
-    progress = Progress("head")
-    assert method((), outputs, make_batch(2), progress).keys() == {"head"}
-    assert method.weights(progress) == {"head": 1.0}
+    terms = speak(run, batch, Progress("head"), teacher=outputs)
+    assert {name: term.weight for name, term in terms.items()} == {"head": 1.0}
 
 
 def test_square_images() -> None:
     """Images that are not square cannot be stacked with their rotations."""
     with pytest.raises(SettingError, match="4x5"):
-        SSKD(SSKDSettings(), SHAPES._replace(inputs=(3, 4, 5)))
+        check_needs("sskd", SSKD.needs, SHAPES._replace(inputs=(3, 4, 5)))
 
 
 def test_full_precision_under_autocast() -> None:

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from speaking import generated, joint, speak, weights
 
-from fskd.methods.tfkd_reg import TfKDReg, TfKDRegSettings, virtual_teacher_kl
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.tfkd_reg import virtual_teacher_kl
+from fskd.types import Batch, Outputs, Shapes, TapShapes
 
 
 def logits(rows: int, classes: int) -> torch.Tensor:
@@ -56,9 +57,10 @@ def test_hot_teacher_is_uniform() -> None:
 def test_weights() -> None:
     """Labels get 1 - a, the virtual teacher a times the multiplier."""
     net = TapShapes((5,), (3,), (), ())
-    shapes = Shapes(5, 8, (net,), None, torch.arange(8) % 5)
-    method = TfKDReg(TfKDRegSettings(multiplier=50.0), shapes)
-    assert method.weights(Progress()) == pytest.approx({"ce": 0.05, "tfkd_reg": 47.5})
+    run = joint("tfkd_reg", Shapes(5, 8, net, None, torch.arange(8) % 5), multiplier=50.0)
+    batch = Batch(torch.zeros(2, 1, 2, 2), torch.arange(2), torch.arange(2))
+    found = speak(run, batch, student=Outputs(logits(2, 5)))
+    assert weights(found) == pytest.approx({"ce": 0.05, "tfkd_reg": 47.5})
     empty = torch.zeros(0, dtype=torch.long)
-    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, 2)
-    assert method((Outputs(logits(2, 5)),), Outputs(), batch, Progress()) == {}
+    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, generated(0, 2))
+    assert speak(run, batch, student=Outputs(logits(2, 5))) == {}
