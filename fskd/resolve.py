@@ -12,7 +12,7 @@ from fskd.data.samplers.base import samplers
 from fskd.errors import FskdError, SettingError, suggest
 from fskd.generators.base import generators
 from fskd.methods.base import methods
-from fskd.methods.compose import Joint
+from fskd.methods.compose import join
 from fskd.raw import Raw, merge
 from fskd.registry import Registry
 from fskd.types import Settings
@@ -197,7 +197,7 @@ def _generator(raw: object, method: Component, section: str) -> Component | None
     if name in (None, "none"):
         return None
     rest = {k: v for k, v in raw.items() if k != "name"} if isinstance(raw, Mapping) else {}
-    uses = any(stretch.generated for stretch in Joint(method.parts).stretches())
+    uses = any(stretch.generated for stretch in join(method.parts).stretches())
     if name == "auto":
         own = [methods.get(part).default_generator for part, _ in method.parts]
         name = next((g for g in own if g), None)
@@ -226,7 +226,7 @@ def _teacher(raw: object, section: str) -> object:
 
 def needs_teacher(method: Component) -> bool:
     """True if some phase asks the teacher."""
-    return any(stretch.asks for stretch in Joint(method.parts).stretches())
+    return any(stretch.asks for stretch in join(method.parts).stretches())
 
 
 def uses_teacher(config: RunConfig) -> bool:
@@ -238,7 +238,7 @@ def uses_teacher(config: RunConfig) -> bool:
 
 def students_needed(method: Component) -> int:
     """How many students the method trains together."""
-    return Joint(method.parts).n_students
+    return join(method.parts).n_students
 
 
 def _check_students(config: Raw, method: Component) -> None:

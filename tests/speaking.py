@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from fskd.methods.base import Term, methods
-from fskd.methods.compose import Joint
+from fskd.methods.compose import Joint, join
 from fskd.types import Batch, Outputs, Progress, Shapes
 
 
@@ -14,7 +14,7 @@ def joint(names: str, shapes: Shapes, **settings: Any) -> Joint:
     first, *rest = names.split("+")
     parts = [(first, methods.get(first).Settings(**settings))]
     parts += [(name, methods.get(name).Settings()) for name in rest]
-    return Joint(parts).build(shapes)
+    return join(parts).build(shapes)
 
 
 def speak(

@@ -125,12 +125,11 @@ class Joint(nn.Module):
     Known from settings alone; ``build`` makes what depends on the networks.
 
     Args:
-        parts: Name and settings of each method.
+        made: Every method by name, not yet built.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, made: Mapping[str, Method]) -> None:
         super().__init__()
-        made = {name: methods.get(name)(cast(BareSettings, own)) for name, own in parts}
         # Those with several students come first: their labels reach all of them.
         self._names = tuple(sorted(made, key=lambda name: len(made[name].labelled), reverse=True))
         # Also in a plain dictionary, which knows their type; a step looks them up several times.
@@ -302,6 +301,11 @@ class Joint(nn.Module):
             outputs = {name: given[run] for name, run in voice.runs.items()}
             found |= self.methods[voice.part].measured(Step(outputs, batch, Progress()))
         return found
+
+
+def join(parts: Sequence[Part]) -> Joint:
+    """The methods of these names and settings."""
+    return Joint({name: methods.get(name)(cast(BareSettings, own)) for name, own in parts})
 
 
 class _Plan:

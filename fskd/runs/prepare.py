@@ -15,7 +15,7 @@ from fskd.data.datasets.base import Source, load
 from fskd.data.splits import Subset
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
-from fskd.methods.compose import Joint
+from fskd.methods.compose import Joint, join
 from fskd.methods.needs import check_needs
 from fskd.models.catalog import build as build_network
 from fskd.models.checkpoint import load_weights
@@ -290,7 +290,7 @@ def build(
     subset = choose_subset(config, data, ranking)
     students = student_networks(config, data, given)
     teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
-    method = Joint(config.method.parts)
+    method = join(config.method.parts)
     shapes = Shapes(
         data.train.num_classes,
         len(subset.train),

@@ -101,7 +101,7 @@ class Teacher:
         self.queries += rows * len(self.members)
         if self.budget is not None and self.queries > self.budget:
             raise TrainingError(
-                f"the teacher was asked for {self.queries:,} rows, more than teacher.budget"
+                f"the teacher was asked for {self.queries:,} rows, more than teacher.queries"
                 f" ({self.budget:,}) allows"
             )
 

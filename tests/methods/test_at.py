@@ -10,7 +10,7 @@ from fskd.errors import SettingError
 from fskd.losses.features import attention_map, pool_to_match
 from fskd.methods.at import attention_transfer
 from fskd.methods.base import methods
-from fskd.methods.compose import Joint
+from fskd.methods.compose import join
 from fskd.methods.needs import check_needs
 from fskd.types import Shapes, TapShapes
 
@@ -94,5 +94,5 @@ def test_unequal_stages_are_refused() -> None:
 def test_reads_the_teachers_logits_only_for_kd() -> None:
     """With kd_weight 0 the teacher's logits are not asked for."""
     at = methods.get("at").Settings
-    assert Joint([("at", at())]).reads("teacher") == {"stages"}
-    assert Joint([("at", at(kd_weight=1.0))]).reads("teacher") == {"stages", "logits"}
+    assert join([("at", at())]).reads("teacher") == {"stages"}
+    assert join([("at", at(kd_weight=1.0))]).reads("teacher") == {"stages", "logits"}

@@ -8,7 +8,7 @@ from speaking import joint, speak, values
 
 from fskd.errors import SettingError
 from fskd.methods.base import Method, Pass, Step, Term, Terms, methods, student, teacher
-from fskd.methods.compose import Joint
+from fskd.methods.compose import Joint, join
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 K, B, M = 4, 5, 3
@@ -142,10 +142,10 @@ def test_temperatures_that_disagree_are_refused() -> None:
         ("at", methods.get("at").Settings(kd_weight=0.5, temperature=2.0)),
         ("kdplus", methods.get("kdplus").Settings(kd_weight=0.0)),
     ]
-    assert Joint(parts).stretches()[0].objective is not None
+    assert join(parts).stretches()[0].objective is not None
     mixed = [
         ("sskd", methods.get("sskd").Settings(kd_temperature=2.0)),
         ("kdplus", methods.get("kdplus").Settings()),
     ]
     with pytest.raises(SettingError, match=r"method.sskd.temperature: 2 beside 4 of kdplus"):
-        Joint(mixed).stretches()
+        join(mixed).stretches()
