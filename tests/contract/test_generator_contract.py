@@ -56,18 +56,18 @@ def check(batch: Batch, longer: Batch, keeps_real: bool) -> None:
     assert longer.inputs.shape[1:] == batch.inputs.shape[1:]
     assert longer.inputs.dtype == batch.inputs.dtype
     assert longer.inputs.isfinite().all()
-    if longer.mixed_targets is None:
-        assert longer.mixed_weights is None
+    if longer.parents is None:
+        assert longer.shares is None
         return
-    weights = longer.mixed_weights
+    weights = longer.shares
     assert weights is not None
-    assert longer.mixed_targets.shape == weights.shape
+    assert longer.parents.shape == weights.shape
     assert len(weights) == longer.n_generated
-    assert longer.mixed_targets.dtype == torch.int64
+    assert longer.parents.dtype == torch.int64
     assert weights.is_floating_point()
     assert ((weights >= 0) & (weights <= 1)).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)))
-    assert torch.isin(longer.mixed_targets, batch.targets).all()
+    assert torch.isin(longer.parents, batch.targets).all()
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS)
@@ -107,16 +107,16 @@ def test_values_stay_where_they_were(name: str, shape: tuple[int, ...]) -> None:
     """Every value lies between those that the two parents have in the same place."""
     batch = make_batch(6, shape, classes=6)  # the class identifies the row
     longer = build(name)(batch, rng(), 20)
-    assert longer.mixed_targets is not None
-    one, two = batch.inputs[longer.mixed_targets].unbind(1)
+    assert longer.parents is not None
+    one, two = batch.inputs[longer.parents].unbind(1)
     made = longer.inputs[6:]
     assert (made >= torch.minimum(one, two) - 1e-6).all()
     assert (made <= torch.maximum(one, two) + 1e-6).all()
     between = (made - two) / (one - two)
-    apart = (longer.mixed_targets[:, 0] != longer.mixed_targets[:, 1])[:, None]
+    apart = (longer.parents[:, 0] != longer.parents[:, 1])[:, None]
     means = between.flatten(1).mean(1, keepdim=True)
-    found = torch.where(apart, means, longer.mixed_weights[:, :1])
-    torch.testing.assert_close(found, longer.mixed_weights[:, :1], rtol=0, atol=1e-3)
+    found = torch.where(apart, means, longer.shares[:, :1])
+    torch.testing.assert_close(found, longer.shares[:, :1], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,9 +136,9 @@ def test_deterministic(name: str, settings: dict[str, object]) -> None:
         one, two = generator(batch, rng(seed)), build(name, **settings)(batch, rng(seed))
         assert one.n_generated == two.n_generated
         assert torch.equal(one.inputs, two.inputs)
-        if one.mixed_targets is not None:
-            assert torch.equal(one.mixed_targets, two.mixed_targets)
-            assert torch.equal(one.mixed_weights, two.mixed_weights)
+        if one.parents is not None:
+            assert torch.equal(one.parents, two.parents)
+            assert torch.equal(one.shares, two.shares)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -67,7 +67,7 @@ def check_rows(batch: Batch, source: ImageSet) -> None:
     assert ((batch.indices >= 0) & (batch.indices < len(SUBSET))).all()
     positions = SUBSET[batch.indices]
     assert torch.equal(batch.targets, source.targets[positions])
-    assert (batch.n_generated, batch.mixed_targets) == (0, None)
+    assert (batch.n_generated, batch.parents) == (0, None)
 
 
 def check_pixels(inputs: torch.Tensor, positions: torch.Tensor, source: ImageSet) -> None:

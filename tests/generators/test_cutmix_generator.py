@@ -82,11 +82,11 @@ def test_weights_are_the_area(pairs: str, height: int, width: int, n: int) -> No
     pasted = 0
     for seed in range(5):
         longer = generator(batch, rng(seed), n)
-        assert longer.mixed_targets is not None
-        assert longer.mixed_weights is not None
+        assert longer.parents is not None
+        assert longer.shares is not None
         for m in range(n):
             made = longer.inputs[rows + m]
-            first, partner = longer.mixed_targets[m].tolist()
+            first, partner = longer.parents[m].tolist()
             assert first == m % rows
             if first == partner:
                 assert torch.equal(made, images[first])
@@ -95,7 +95,7 @@ def test_weights_are_the_area(pairs: str, height: int, width: int, n: int) -> No
             assert torch.equal(made, torch.where(kept, images[first], images[partner]))
             assert (kept == kept[:1]).all()  # the same box in every channel
             area = int(kept[0].sum()) / (height * width)
-            assert longer.mixed_weights[m].tolist() == pytest.approx([area, 1 - area], abs=1e-6)
+            assert longer.shares[m].tolist() == pytest.approx([area, 1 - area], abs=1e-6)
             box = (~kept[0]).nonzero()
             if len(box):
                 pasted += 1
@@ -117,8 +117,8 @@ def test_draws_per_sample() -> None:
     images = torch.arange(50.0).view(50, 1, 1, 1).expand(50, 1, 8, 8)
     batch = Batch(images, torch.arange(50), torch.arange(50))
     longer = CutMix(CutMixSettings(pairs="no_self"))(batch, rng(), 200)
-    assert longer.mixed_weights is not None
-    assert len(longer.mixed_weights[:, 0].unique()) > 15
+    assert longer.shares is not None
+    assert len(longer.shares[:, 0].unique()) > 15
     pasted = longer.inputs[50:] != images.repeat(4, 1, 1, 1)
     assert pasted.any(0).all()
 
@@ -127,9 +127,9 @@ def test_large_alpha_halves_the_box() -> None:
     """Beta(a, a) with large a: lambda near 1/2, so no box exceeds half of the image."""
     batch = Batch(torch.rand(4, 1, 32, 32, generator=rng()), torch.arange(4), torch.arange(4))
     longer = CutMix(CutMixSettings(alpha=1e6))(batch, rng(), 100)
-    assert longer.mixed_weights is not None
-    assert longer.mixed_weights[:, 1].max() <= 0.5
-    assert longer.mixed_weights[:, 1].max() > 0.4
+    assert longer.shares is not None
+    assert longer.shares[:, 1].max() <= 0.5
+    assert longer.shares[:, 1].max() > 0.4
 
 
 @pytest.mark.parametrize(("setting", "value"), [("alpha", 0), ("pairs", "same"), ("lam", "beta")])

@@ -65,11 +65,11 @@ def test_rows_match_targets_and_weights(pairs: str, lam: str, lam_per: str) -> N
     batch = make_batch(6, classes=6)  # the class identifies the row
     settings = MixupSettings(pairs=pairs, lam=lam, lam_per=lam_per, value=0.3)
     longer = Mixup(settings)(batch, rng(), 15)
-    assert longer.mixed_targets is not None
-    assert longer.mixed_weights is not None
-    first, partner = longer.mixed_targets.T.tolist()
+    assert longer.parents is not None
+    assert longer.shares is not None
+    first, partner = longer.parents.T.tolist()
     expected = slow_interpolate(
-        batch.inputs, first, partner, longer.mixed_weights[:, 0].double().tolist()
+        batch.inputs, first, partner, longer.shares[:, 0].double().tolist()
     )
     torch.testing.assert_close(longer.inputs[6:], expected)
     assert first == [m % 6 for m in range(15)]
@@ -80,8 +80,8 @@ def test_inside_the_segment() -> None:
     batch = make_batch(9, classes=9)
     for lam in ("uniform", "beta"):
         longer = Mixup(MixupSettings(lam=lam, alpha=0.2))(batch, rng(), 50)
-        assert longer.mixed_targets is not None
-        one, two = batch.inputs[longer.mixed_targets].unbind(1)
+        assert longer.parents is not None
+        one, two = batch.inputs[longer.parents].unbind(1)
         made = longer.inputs[9:]
         assert (made >= torch.minimum(one, two) - 1e-12).all()
         assert (made <= torch.maximum(one, two) + 1e-12).all()
