@@ -83,6 +83,7 @@ class Stretch(NamedTuple):
         labelled: Runs whose logits learn the labels, the student's first.
         teacher: The run whose logits are the soft targets.
         generated: Whether generated rows are read.
+        unlabelled: Whether unlabelled rows are read.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Stretch(NamedTuple):
     labelled: tuple[int, ...]
     teacher: int | None
     generated: bool
+    unlabelled: bool
 
     @property
     def trained(self) -> bool:
@@ -120,10 +122,12 @@ class Joint(nn.Module):
 
     Args:
         parts: Name and settings of each method.
+        ema: Decay of an average of the student that is measured beside it; None for no such.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], ema: float | None = None) -> None:
         super().__init__()
+        self._average = {} if ema is None else {"ema": Role(weights="ema", decay=ema)}
         made = {name: methods.get(name)(cast(BareSettings, own)) for name, own in parts}
         # Those with several students come first: their labels reach all of them.
         self._names = tuple(sorted(made, key=lambda name: len(made[name].labelled), reverse=True))
@@ -137,8 +141,9 @@ class Joint(nn.Module):
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Further networks of all methods."""
-        return _union("role", (method.roles for method in self.methods.values()))
+        """Further networks of all methods, and the average of the student that is asked for."""
+        own = (method.roles for method in self.methods.values())
+        return _union("role", (*own, self._average))
 
     @property
     def players(self) -> dict[str, Player]:
@@ -194,6 +199,7 @@ class Joint(nn.Module):
         )
         plan, voices, labelled = _Plan(), list[Voice](), list[int]()
         generated = objective is not None and objective.makes
+        unlabelled = objective is not None and objective.asks
         for part, phase in spoken:
             method = self.methods[part]
             asked = method.passes if phase.passes is None else phase.passes
@@ -203,7 +209,9 @@ class Joint(nn.Module):
                 labelled += [runs[n] if n in fed else plan.net(n) for n in method.labelled]
             voices.append(Voice(part, phase, runs))
             speaks = type(method).terms is not Method.terms or phase.terms != "terms"
-            generated = generated or (speaks and method.rows == "base")
+            reads = speaks and method.rows == "base"
+            generated, unlabelled = generated or reads, unlabelled or reads
+            unlabelled = unlabelled or method.needs.unlabelled > 0
         labelled = list(dict.fromkeys(labelled))
         for number in labelled:
             plan.read(number, "logits")
@@ -224,6 +232,7 @@ class Joint(nn.Module):
             tuple(labelled),
             known,
             generated,
+            unlabelled,
         )
 
     def views(self, batch: Batch, rng: torch.Generator, stretch: Stretch) -> Batch:

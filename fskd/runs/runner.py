@@ -23,6 +23,7 @@ from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.taps import FeatureNet
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.runs.answers import keep
+from fskd.runs.batches import check_processes
 from fskd.runs.episodes import check_episodic, train_episodes
 from fskd.runs.finished import recall
 from fskd.runs.measure import measure
@@ -30,7 +31,6 @@ from fskd.runs.prepare import (
     NOTHING_GIVEN,
     Given,
     Job,
-    check_processes,
     prepare,
     teacher_network,
 )
