@@ -300,6 +300,11 @@ class Joint(nn.Module):
             batch = self.methods[voice.part].relabel(batch, ask, rng)
         return batch
 
+    @property
+    def measures(self) -> bool:
+        """Whether some method measures more than the student."""
+        return any(type(one).measured is not Method.measured for one in self.methods.values())
+
     def measured(self, given: Sequence[Given], batch: Batch, stretch: Stretch) -> dict[str, Tensor]:
         """Logits that are evaluated besides the student's."""
         found: dict[str, Tensor] = {}
