@@ -3,13 +3,14 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import torch
 from torch import nn
 
 from fskd.config import Runtime
-from fskd.data.datasets.arrays import from_arrays
+from fskd.data.datasets.arrays import from_arrays, plain_images
 from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
 from fskd.raw import merge
@@ -35,6 +36,7 @@ def distill(
     fraction: float | None = None,
     shots: int | None = None,
     n: int | None = None,
+    unlabelled: Any = None,
     steps: int | None = None,
     epochs: float | None = None,
     seed: int = 0,
@@ -61,6 +63,8 @@ def distill(
         fraction: Share of the training set, in (0, 1].
         shots: Examples per class, instead.
         n: Examples in all, instead.
+        unlabelled: Images without labels: ``rest`` of the training set, how many of it, a folder of
+            pictures, or images like those of ``data``; none if None.
         steps: Optimiser updates.
         epochs: Passes over the subset, instead.
         seed: Split, initialisation, order and generator are all derived from it.
@@ -91,6 +95,10 @@ def distill(
     if steps is not None or epochs is not None:
         layer["budget"] = {"steps": steps, "epochs": epochs}
     splits = _own_data(data, test_data, mean, std)
+    hidden = None
+    if not (unlabelled is None or isinstance(unlabelled, int | str | PurePath)):
+        hidden = torch.from_numpy(plain_images(unlabelled, "unlabelled"))
+    layer["data"]["unlabelled"] = unlabelled if hidden is None else "own"
     layer["data"]["name"] = data if splits is None else "npz"
     if isinstance(teacher, str):
         layer["teacher"] = {"name": teacher}
@@ -102,7 +110,7 @@ def distill(
         layer["student"] = type(modules[0]).__name__
     layer = merge(layer, settings or {})
     runtime = merge({"device": device, "quiet": quiet}, layer.pop("runtime", {}))
-    given = Given(splits, teacher if isinstance(teacher, nn.Module) else None, modules)
+    given = Given(splits, teacher if isinstance(teacher, nn.Module) else None, modules, hidden)
     return _run(layer, runtime, given, out)
 
 

@@ -8,6 +8,8 @@ it beyond rounding (device, precision, workers, folders) is in ``Runtime`` and o
 import hashlib
 import json
 import math
+import re
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_serializer, model_validator
@@ -36,6 +38,7 @@ class Component(Settings):
         return {"name": self.name, **own}
 
 
+UNLABELLED = "rest, a number of training images, or a folder of images"
 FULL_SAMPLER = Component(name="stratified", parts=(("stratified", SamplerSettings()),))
 
 
@@ -60,6 +63,28 @@ class DataConfig(Settings):
     )
     val: int = Field(0, ge=0, description="Validation examples, taken from outside the subset.")
     augment: AugmentSettings = AugmentSettings()
+    unlabelled: str | int | None = later(
+        None,
+        description="Images without labels: rest, a number of training images, or a folder (not in"
+        " the key; the hash of its images is).",
+    )
+    unlabelled_share: float = later(
+        0.5, gt=0, lt=1, description="Their share of the rows that are not generated."
+    )
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _number_or_place(cls, given: Any) -> Any:
+        if given is None or given == "rest":
+            return given
+        if isinstance(given, str) and re.fullmatch(r"[+-]?\d+", given):
+            given = int(given)
+        if isinstance(given, PurePath):
+            given = str(given)
+        whole = isinstance(given, int) and not isinstance(given, bool) and given >= 1
+        if not (whole or (isinstance(given, str) and given.strip())):
+            raise ValueError(f"Input should be {UNLABELLED}")
+        return given
 
     @model_validator(mode="after")
     def _one_size(self) -> "DataConfig":
@@ -86,6 +111,8 @@ class DataConfig(Settings):
 
 
 ADAM_LR = 1e-3
+# A teacher of a run learns from labels alone, whatever its students see.
+LABELS_ONLY = {"unlabelled": None, "unlabelled_share": 0.5}
 
 
 class OptimConfig(Settings):
@@ -196,6 +223,8 @@ class RunConfig(Settings):
             dump["data"].pop(place)
         if self.data.split_file is None or "split" in self.inputs_sha256:
             dump["data"].pop("split_file")
+        if "unlabelled" in self.inputs_sha256:
+            dump["data"].pop("unlabelled", None)
         teacher, level = dump["teacher"], "teacher"
         while teacher is not None:
             if teacher.pop("checkpoint") is not None:
@@ -223,7 +252,7 @@ class RunConfig(Settings):
             raise ValueError("this run has no teacher")
         teacher, data = self.teacher, self.data
         whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0, "split_file": None}
-        update: dict[str, Any] = {"augment": teacher.augment, "val": 0}
+        update: dict[str, Any] = {"augment": teacher.augment, "val": 0, **LABELS_ONLY}
         if teacher.data == "full":
             update |= whole | {"sampler": FULL_SAMPLER}
         inputs = {

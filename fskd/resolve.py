@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fskd.config import Component, DataConfig, RunConfig
+from fskd.config import UNLABELLED, Component, DataConfig, RunConfig
 from fskd.data.datasets.base import datasets
 from fskd.data.samplers.base import samplers
 from fskd.errors import FskdError, SettingError, suggest
@@ -187,6 +187,10 @@ def _build(raw: Raw) -> RunConfig:
     if needs_teacher(method) and teacher is None:
         raise SettingError("teacher", None, f"a teacher, since {method.name} needs one")
     resolved = validate(RunConfig, config)
+    _check_unlabelled(resolved)
+    if resolved.optim.ema is not None and "ema" in Joint(method.parts).roles:
+        accepted = f"none: {method.name} keeps an average of its own"
+        raise SettingError("optim.ema", resolved.optim.ema, accepted)
     # Checked in any case, but a run without teacher does not depend on it.
     return resolved if uses_teacher(resolved) else resolved.model_copy(update={"teacher": None})
 
@@ -215,6 +219,9 @@ def _teacher(raw: object, section: str) -> object:
         raise SettingError(section, raw, "a network's name or a mapping of settings")
     method = component(methods, raw.get("method", "ce"), f"{section}.method", joined=True)
     inner = None
+    if who := _who_needs_unlabelled(method):
+        accepted = f"a method that learns from labels alone: {who} needs unlabelled images"
+        raise SettingError(f"{section}.method", f"'{method.name}'", accepted)
     if needs_teacher(method):
         if raw.get("teacher") is None:
             accepted = f"a teacher of its own, since {method.name} needs one"
@@ -222,6 +229,36 @@ def _teacher(raw: object, section: str) -> object:
         inner = _teacher(raw["teacher"], f"{section}.teacher")
     generator = _generator(raw.get("generator", "auto"), method, f"{section}.generator")
     return {**raw, "method": method, "generator": generator, "teacher": inner}
+
+
+def _check_unlabelled(config: RunConfig) -> None:
+    """SettingError unless unlabelled images are there where they are needed, and read if there."""
+    method, data = Joint(config.method.parts), config.data
+    if data.unlabelled is None:
+        if who := _who_needs_unlabelled(config.method):
+            accepted = f"{UNLABELLED} (--unlabelled), since {who} needs some"
+            raise SettingError("data.unlabelled", None, accepted)
+        if data.unlabelled_share != DataConfig.model_fields["unlabelled_share"].default:
+            accepted = "none without unlabelled images (--unlabelled)"
+            raise SettingError("data.unlabelled_share", data.unlabelled_share, accepted)
+        return
+    if data.episodic is not None:
+        accepted = "none with episodic, whose students see the support alone"
+    elif not any(stretch.unlabelled for stretch in method.stretches()):
+        accepted = f"none: {config.method.name} reads no images without labels"
+    elif method.unlabelled_views > 1 and not data.augment.active:
+        who = f"{method.unlabelled_views} views of {_who_needs_unlabelled(config.method)}"
+        accepted = f"crop, flip or affine, without which the {who} are equal"
+        raise SettingError("data.augment", "off", accepted)
+    else:
+        return
+    raise SettingError("data.unlabelled", repr(data.unlabelled), accepted)
+
+
+def _who_needs_unlabelled(method: Component) -> str:
+    """Name of the method that needs most views of unlabelled rows; empty if none needs any."""
+    views = {name: one.needs.unlabelled for name, one in Joint(method.parts).methods.items()}
+    return max(views, key=lambda name: views[name]) if any(views.values()) else ""
 
 
 def needs_teacher(method: Component) -> bool:

@@ -93,6 +93,14 @@ def command(
             help="Which examples are chosen.", show_default="stratified", rich_help_panel=DATA
         ),
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            metavar="rest|INT|DIR",
+            help="Images without labels: of the training set, or in a folder.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Teacher network.", rich_help_panel=NETS)
     ] = None,
@@ -152,6 +160,7 @@ def command(
     options = {
         "method": method, "generator": generator, "data.fraction": fraction, "data.shots": shots,
         "data.n": n, "data.name": dataset, "data.root": data_root, "data.sampler": sampler,
+        "data.unlabelled": unlabelled,
         "teacher.name": teacher, "student": student, "teacher.checkpoint": teacher_checkpoint,
         "teacher.data": teacher_data, "budget.steps": steps, "budget.epochs": epochs,
         "runtime.out": out, "runtime.device": device, "runtime.precision": precision,

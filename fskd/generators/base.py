@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -117,42 +118,50 @@ class Generator(ABC):
         rng: torch.Generator,
         n: int | None = None,
         turn: torch.Generator | None = None,
+        labelled: bool = False,
     ) -> Batch:
         """The batch with generated rows.
 
         Args:
-            batch: Real rows only.
+            batch: Real rows, and unlabelled ones behind them if there are some.
             rng: CPU generator; the only source of randomness.
-            n: Rows to generate; by default what ``share`` gives for this many real rows.
+            n: Rows to generate; by default what ``share`` gives for this many rows.
             turn: Decides whether an ``alternate`` step is real; ``rng`` if None. Processes that
                 generate for themselves share it, so that they take turns together.
+            labelled: Whether unlabelled rows are no parents, as with ``different_class``.
 
         Returns:
-            The real rows (none with ``share`` = 1 or in a generated step of ``alternate``)
+            The rows given (none with ``share`` = 1 or in a generated step of ``alternate``)
             followed by ``n`` generated rows. The batch itself if no row can be generated, as with
             ``different_class`` in a batch of one class.
         """
-        settings, real = self.settings, batch.n_real
+        settings, known = self.settings, batch.n_known
         if settings.when == "alternate" and (
             torch.rand((), generator=turn or rng).item() < settings.real_probability
         ):
             return batch
         if n is None:
             lone = settings.share == 1 or settings.when == "alternate"
-            n = real if lone else max(round(real * settings.share / (1 - settings.share)), 1)
-        pairs = pair(batch.targets, n, settings.pairs, rng)
+            n = known if lone else max(round(known * settings.share / (1 - settings.share)), 1)
+        targets = batch.targets
+        if known > batch.n_real and not labelled and settings.pairs != "different_class":
+            targets = F.pad(targets, (0, known - batch.n_real), value=-1)
+        pairs = pair(targets, n, settings.pairs, rng)
         if pairs is None:
             return batch
         first, partner = (to_device(index, batch.inputs.device) for index in pairs)
         mixed = self.mix(batch.inputs[first], batch.inputs[partner], rng)
         share = to_device(mixed.share, batch.inputs.device)
-        keep = 0 if settings.when == "alternate" or settings.share == 1 else real
+        keep = 0 if settings.when == "alternate" or settings.share == 1 else known
         return Batch(
             torch.cat([batch.inputs[:keep], mixed.inputs]),
             batch.targets[:keep],
             batch.indices[:keep],
-            {"generated": slice(keep, keep + len(mixed.inputs))},
-            parents=torch.stack([batch.targets[first], batch.targets[partner]], 1),
+            {
+                **(batch.parts if keep else {}),
+                "generated": slice(keep, keep + len(mixed.inputs)),
+            },
+            parents=torch.stack([targets[first], targets[partner]], 1),
             shares=torch.stack([share, 1 - share], 1),
         )
 

@@ -84,6 +84,7 @@ class Stretch(NamedTuple):
         labelled: Runs whose logits learn the labels, the student's first.
         teacher: The run whose logits are the soft targets.
         generated: Whether generated rows are read.
+        unlabelled: Whether unlabelled rows are read.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Stretch(NamedTuple):
     labelled: tuple[int, ...]
     teacher: int | None
     generated: bool
+    unlabelled: bool
 
     @property
     def trained(self) -> bool:
@@ -126,10 +128,12 @@ class Joint(nn.Module):
 
     Args:
         made: Every method by name, not yet built.
+        ema: Decay of an average of the student that is measured beside it; None for no such.
     """
 
-    def __init__(self, made: Mapping[str, Method]) -> None:
+    def __init__(self, made: Mapping[str, Method], ema: float | None = None) -> None:
         super().__init__()
+        self._average = {} if ema is None else {"ema": Role(weights="ema", decay=ema)}
         # Those with several students come first: their labels reach all of them.
         self._names = tuple(sorted(made, key=lambda name: len(made[name].labelled), reverse=True))
         # Also in a plain dictionary, which knows their type; a step looks them up several times.
@@ -139,8 +143,9 @@ class Joint(nn.Module):
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Further networks of all methods."""
-        return _union("role", (method.roles for method in self.methods.values()))
+        """Further networks of all methods, and the average of the student that is asked for."""
+        own = (method.roles for method in self.methods.values())
+        return _union("role", (*own, self._average))
 
     @property
     def players(self) -> dict[str, Player]:
@@ -196,6 +201,7 @@ class Joint(nn.Module):
         )
         plan, voices, labelled = _Plan(), list[Voice](), list[int]()
         generated = objective is not None and objective.makes
+        unlabelled = objective is not None and objective.asks
         for part, phase in spoken:
             method = self.methods[part]
             asked = method.passes if phase.passes is None else phase.passes
@@ -206,7 +212,9 @@ class Joint(nn.Module):
             relabels = type(method).relabel is not Method.relabel
             voices.append(Voice(part, phase, runs, relabels))
             speaks = type(method).terms is not Method.terms or phase.terms != "terms"
-            generated = generated or (speaks and method.rows == "base")
+            reads = speaks and method.rows == "base"
+            generated, unlabelled = generated or reads, unlabelled or reads
+            unlabelled = unlabelled or method.needs.unlabelled > 0
         labelled = list(dict.fromkeys(labelled))
         for number in labelled:
             plan.read(number, "logits")
@@ -227,6 +235,7 @@ class Joint(nn.Module):
             tuple(labelled),
             known,
             generated,
+            unlabelled,
         )
 
     def views(self, batch: Batch, rng: torch.Generator, stretch: Stretch) -> Batch:
@@ -294,6 +303,11 @@ class Joint(nn.Module):
             batch = self.methods[voice.part].relabel(batch, ask, rng)
         return batch
 
+    @property
+    def measures(self) -> bool:
+        """Whether some method measures more than the student."""
+        return any(type(one).measured is not Method.measured for one in self.methods.values())
+
     def measured(self, given: Sequence[Given], batch: Batch, stretch: Stretch) -> dict[str, Tensor]:
         """Logits that are evaluated besides the student's."""
         found: dict[str, Tensor] = {}
@@ -303,9 +317,10 @@ class Joint(nn.Module):
         return found
 
 
-def join(parts: Sequence[Part]) -> Joint:
-    """The methods of these names and settings."""
-    return Joint({name: methods.get(name)(cast(BareSettings, own)) for name, own in parts})
+def join(parts: Sequence[Part], ema: float | None = None) -> Joint:
+    """The methods of these names and settings; see ``Joint``."""
+    made = {name: methods.get(name)(cast(BareSettings, own)) for name, own in parts}
+    return Joint(made, ema)
 
 
 class _Plan:

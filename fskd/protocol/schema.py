@@ -31,6 +31,7 @@ SHORT = {
     "n": "data.n",
     "dataset": "data.name",
     "sampler": "data.sampler",
+    "unlabelled": "data.unlabelled",
 }
 # Axes that say on what the arms are compared, and so are no part of an arm's name.
 TASKS = {"pair", "student", "seed", "data.name", "data.fraction", "data.shots", "data.n"}

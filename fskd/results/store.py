@@ -52,6 +52,9 @@ class Result:
         phases: Steps of each phase.
         final_loss: Last logged value of every term.
         peers_top1: Test accuracy of every further student.
+        measured: Of other networks and of logits that methods make of several (an average of the
+            student, an ensemble): ``top1``, ``nll``, ``ece`` and, with many classes, ``top5``.
+        n_unlabelled: Images without labels that the student was shown.
         episodes: Of an episodic run: ``n``, ``top1`` of each, their sample ``std``, and
             ``interval``, half the width of the mean's 95 % t-interval (None for one episode).
             All other numbers are then means over episodes, but seconds are sums.
@@ -91,6 +94,8 @@ class Result:
     final_loss: dict[str, float] = field(default_factory=dict)
     episodes: dict[str, Any] | None = None
     peers_top1: list[float] = field(default_factory=list)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    n_unlabelled: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
@@ -178,7 +183,11 @@ class RunDir:
     @property
     def student(self) -> Path:
         """Weights of the (first) student."""
-        return self.path / "student.safetensors"
+        return self.weights("student")
+
+    def weights(self, name: str) -> Path:
+        """Of a network by name, or of the methods (``method``)."""
+        return self.path / f"{name}.safetensors"
 
     @property
     def test_logits(self) -> Path:
@@ -236,10 +245,9 @@ class RunDir:
 
     def clear(self) -> None:
         """Removes all that a run leaves, the result first, so that it counts as unfinished."""
-        whole = (self.result, self.failed, self.state, self.metrics, self.episodes, self.student)
-        for path in (*whole, self.test_logits):
+        for path in (self.result, self.failed, self.state, self.metrics, self.episodes):
             path.unlink(missing_ok=True)
-        for path in self.path.glob("peer*.safetensors"):
+        for path in self.path.glob("*.safetensors"):
             path.unlink()
         self.clean()
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 
 from fskd.config import RunConfig
-from fskd.data.loader import chunks, make_loader
+from fskd.data.loader import chunks
 from fskd.data.samplers.episodic import draw_episodes
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet
+from fskd.runs.batches import batch_maker
 from fskd.runs.episodes import episode_job
 from fskd.runs.estimate import Cost, cost, stand_in
 from fskd.runs.evaluate import N_PATHS, predict
@@ -22,7 +23,6 @@ from fskd.runs.ranking import COMPUTE
 from fskd.runs.training import logits_kept
 from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
-from fskd.train.batches import BatchMaker
 from fskd.train.loop import Training, fit
 from fskd.train.watch import Counts, Watch
 
@@ -169,11 +169,7 @@ class _Unwatched(Watch):
 def _train(job: Job, teacher: Teacher | None, fabric: AnyFabric, steps: int) -> None:
     """Some steps, with a learning rate that does no harm."""
     config = job.config
-    loader = make_loader(
-        job.data.train, job.subset.train[:IMAGES], job.real_rows, config.data.augment,
-        config.seed, fabric.device,
-    )  # fmt: skip
-    batches = BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed)
+    batches = batch_maker(job, fabric.device, most=IMAGES)
     optim = config.optim.model_copy(update={"lr": 1e-6})
     watch = _Unwatched(fabric, Counts(), lambda _: None, lambda *_: None)
     fit(Training(job.task(), teacher, batches, steps, optim, fabric, config.seed, watch))

@@ -165,6 +165,7 @@ def _one(
                 **{name: found.get(name) for name in MEASURED},
                 "teacher_top1": teacher_top1,
                 "peers_top1": found["peers_top1"],
+                "measured": found["measured"],
                 "phases": found["phases"],
                 "counts": asdict(counts),
                 "evaluate": time.perf_counter() - begun,
@@ -267,6 +268,13 @@ def _summary(job: Job, records: Sequence[Record], episodes: Sequence[Episode]) -
             statistics.fmean(peers)
             for peers in zip(*(record["peers_top1"] for record in records), strict=True)
         ],
+        "measured": {
+            name: {
+                what: statistics.fmean(r["measured"][name][what] for r in records)
+                for what in values
+            }
+            for name, values in records[0].get("measured", {}).items()
+        },
         "episodes": {
             "n": len(top1),
             "std": spread(top1).std,

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, datasets, image_set
-from fskd.data.loader import make_loader
 from fskd.errors import SettingError
+from fskd.runs.batches import batch_maker
 from fskd.runs.prepare import NOTHING_GIVEN, Given, Job, load_data
 from fskd.runs.training import logits_kept
-from fskd.train.batches import BatchMaker
 from fskd.train.loop import phase_steps
 from fskd.types import Batch, DataSplits, ImageSet
 
@@ -78,12 +77,8 @@ def _repeated(one: ImageSet, targets: Tensor) -> ImageSet:
 
 def cost(job: Job) -> Cost:
     """The counts of a prepared run, from one batch of every phase."""
-    config, cpu = job.config, torch.device("cpu")
-    loader = make_loader(
-        job.data.train, job.subset.train, job.real_rows, config.data.augment, config.seed, cpu, 0
-    )
-    batches = BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed)
-    n_kept = logits_kept(job, loader.fixed_views)
+    batches = batch_maker(job, torch.device("cpu"), 0)
+    n_kept = logits_kept(job, batches.loader.fixed_views)
     n, rows, queries, start = len(job.subset.train), 0.0, 0.0, 0
     phases = job.method.stretches()
     for phase, steps in zip(phases, phase_steps(phases, job.steps), strict=True):
@@ -101,5 +96,5 @@ def cost(job: Job) -> Cost:
 def _real_rows(job: Job, batch: Batch, generated: bool) -> float:
     """Real rows of a step, or their expectation."""
     if generated and job.generator is not None and job.generator.settings.when == "alternate":
-        return job.generator.settings.real_probability * job.real_rows
+        return job.generator.settings.real_probability * job.rows.real
     return batch.n_real

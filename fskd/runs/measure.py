@@ -4,9 +4,13 @@ import platform
 from importlib import metadata
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fskd.data.loader import chunks
 from fskd.errors import TrainingError
+from fskd.models.checkpoint import save_weights
+from fskd.models.taps import FeatureNet
 from fskd.runs.answers import ask, on_test
 from fskd.runs.evaluate import (
     N_PATHS,
@@ -19,7 +23,7 @@ from fskd.runs.prepare import Job
 from fskd.runs.session import Session
 from fskd.teachers.base import Teacher
 from fskd.train.loop import phase_steps
-from fskd.types import Ranking
+from fskd.types import Batch, Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
@@ -66,6 +70,9 @@ def measure(
         scores(ask(peer, "peer on the test images", data.test, session), data.test.targets)["top1"]
         for peer in job.students[1:]
     ]
+    found["measured"] = measure_others(job, session)
+    if job.unlabelled is not None:
+        found["n_unlabelled"] = len(job.unlabelled.subset)
     if len(subset.val):
         on_val = ask(student, "student on the validation images", data.train, session, subset.val)
         found["val_top1"] = scores(on_val, data.train.targets[subset.val])["top1"]
@@ -82,6 +89,53 @@ def measure(
         student, teacher.net, data.train, points, device, job.config.seed, n_paths
     )
     return found, logits
+
+
+def measure_others(job: Job, session: Session) -> dict[str, dict[str, float]]:
+    """Scores on the test images of whole networks of roles, and of what methods measure."""
+    data, logits = job.data.test, dict[str, Tensor]()
+    for name, role in job.method.roles.items():
+        whole = role.after is None and role.upto is None
+        if name in job.roles.own and whole and not role.peer:
+            logits[name] = ask(job.roles.own[name], f"{name} on the test images", data, session)
+    logits |= _of_methods(job, session)
+    scored = {name: scores(rows, data.targets) for name, rows in logits.items()}
+    return {
+        name: {what: value for what, value in values.items() if value is not None}
+        for name, values in scored.items()
+    }
+
+
+@torch.no_grad()
+def _of_methods(job: Job, session: Session) -> dict[str, Tensor]:
+    """Logits that methods make of the passes of the main phase, float32 (N, K) on the CPU."""
+    if not job.method.measures:
+        return {}
+    task, stretch = job.task().to(session.device).eval(), job.method.stretches()[-1]
+    found, data = dict[str, list[Tensor]](), job.data.test
+    nobody = torch.empty(0, dtype=torch.int64, device=session.device)
+    with session.screen.passing("what the method measures on the test images", len(data)) as seen:
+        for inputs, _ in chunks(data, session.device, workers=session.runtime.workers):
+            # Without labels, which are for the scores alone.
+            batch = Batch(inputs, nobody, nobody, {"unlabelled": slice(0, len(inputs))})
+            made = job.method.measured(task.seen(inputs, stretch), batch, stretch)
+            for name, rows in made.items():
+                found.setdefault(name, []).append(rows.float().cpu())
+            seen(len(inputs))
+    return {name: torch.cat(rows) for name, rows in found.items()}
+
+
+def save_networks(job: Job) -> None:
+    """Writes what was trained: students, networks of roles, and the methods' own modules."""
+    folder = job.folder
+    for i, net in enumerate(job.students):
+        save_weights(net.net, folder.student if i == 0 else folder.weights(f"peer{i}"))
+    for name, role in job.method.roles.items():
+        if name in job.roles.own and not role.peer:
+            own = job.roles.own[name]
+            save_weights(own.net if isinstance(own, FeatureNet) else own, folder.weights(name))
+    if any(True for _ in job.method.parameters()):
+        save_weights(job.method, folder.weights("method"))
 
 
 def about_ranking(ranking: Ranking | None) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Source, load
 from fskd.data.splits import Subset
+from fskd.data.unlabelled import Unlabelled
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
 from fskd.methods.compose import Joint, join
@@ -24,6 +25,7 @@ from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
 from fskd.runs.hashes import code_hashes, file_hash, weights_hash
 from fskd.runs.ranking import choose_subset, known_ranking, make_sampler, ranking_run
+from fskd.runs.rows import Rows, divide, unlabelled_hash, unlabelled_images
 from fskd.seeding import derive
 from fskd.train.roles import Roles, make_roles
 from fskd.train.task import DistillTask
@@ -36,12 +38,14 @@ class Given(NamedTuple):
     Attributes:
         data: Images to train and test on.
         teacher: A trained network, used as it is if it is a ``FeatureNet``, else copied.
-        students: Networks to train; trained in place.
+        students: Networks to train, in place.
+        unlabelled: Images without labels, uint8 (N, C, H, W).
     """
 
     data: DataSplits | None = None
     teacher: nn.Module | None = None
     students: Sequence[nn.Module] = ()
+    unlabelled: Tensor | None = None
 
 
 NOTHING_GIVEN = Given()
@@ -54,8 +58,8 @@ class Job(NamedTuple):
         subset: Its examples; a stand-in of equal size while ``ranking`` is None.
         ranking: The order that the subset is a prefix of; None if the teacher has yet to make it.
         teacher: The teacher's network; its weights are not there yet if it is made by a run.
-        n_generated: Rows to generate a step.
-        real_rows: Real rows to draw a step.
+        rows: Rows of each kind a step.
+        unlabelled: Images without labels, or None.
     """
 
     config: RunConfig
@@ -67,8 +71,8 @@ class Job(NamedTuple):
     method: Joint
     roles: Roles
     generator: Generator | None
-    real_rows: int
-    n_generated: int
+    rows: Rows
+    unlabelled: Unlabelled | None
     steps: int
     folder: RunDir
 
@@ -106,8 +110,7 @@ def pin(
     hashes = dict(config.inputs_sha256)
     if ranking is not None:
         hashes["split"] = ranking.sha256
-    data = given.data or load_data(config)
-    hashes["data"] = hashlib.sha256(repr([part.identity for part in data]).encode()).hexdigest()
+    hashes |= _data_hashes(config, given)
     teacher, level = config.teacher, "teacher"
     if given.teacher is not None and (ranking is None or needs_teacher(config.method)):
         hashes[level] = weights_hash(given.teacher)
@@ -124,6 +127,14 @@ def pin(
     if config.teacher is not None:
         hashes |= code_hashes([config.teacher.name])
     return config.model_copy(update={"inputs_sha256": hashes})
+
+
+def _data_hashes(config: RunConfig, given: Given) -> dict[str, str]:
+    """Of the images that are trained and tested on, and of unlabelled ones from elsewhere."""
+    data = given.data or load_data(config)
+    whole = hashlib.sha256(repr([part.identity for part in data]).encode()).hexdigest()
+    hidden = unlabelled_hash(config.data, data.train, given.unlabelled)
+    return {"data": whole} | ({} if hidden is None else {"unlabelled": hidden})
 
 
 def identify(config: RunConfig, given: Given = NOTHING_GIVEN) -> tuple[RunConfig, Ranking | None]:
@@ -223,30 +234,6 @@ def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[
     return nets
 
 
-def check_processes(job: Job, world: int) -> None:
-    """SettingError unless the run can be divided among ``world`` processes and stay the same.
-
-    Every process must get the same number of rows of every kind, or terms and their means differ.
-    """
-    if world == 1:
-        return
-    rows = {"real": job.real_rows, "generated": job.n_generated if job.generator else 0}
-    for kind, n in rows.items():
-        if n % world:
-            given = f"{job.config.optim.batch_size} ({n} {kind} rows)"
-            accepted = f"{kind} rows that {world} processes can share equally"
-            raise SettingError("optim.batch_size", given, accepted)
-    for name, method in job.method.methods.items():
-        if method.needs.one_process:
-            accepted = f"one process instead of {world}: it has memories or players"
-            raise SettingError("method", f"'{name}'", accepted)
-    if job.generator is not None and not isinstance(job.data.train.images, torch.Tensor):
-        pairs = getattr(job.generator.settings, "pairs", "all")
-        if pairs != "all":
-            accepted = f"'all' with {world} processes and images on disk"
-            raise SettingError("generator.pairs", f"'{pairs}'", accepted)
-
-
 def check_ranking_teacher(config: RunConfig, data: DataSplits, given: Given) -> None:
     """FskdError unless there is a teacher that can give what the sampler reads."""
     net = teacher_network(ranking_run(config), data, given)
@@ -290,7 +277,8 @@ def build(
     subset = choose_subset(config, data, ranking)
     students = student_networks(config, data, given)
     teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
-    method = join(config.method.parts)
+    method = join(config.method.parts, config.optim.ema)
+    hidden = unlabelled_images(config.data, data.train, subset, config.seed, given.unlabelled)
     shapes = Shapes(
         data.train.num_classes,
         len(subset.train),
@@ -305,15 +293,15 @@ def build(
     method.build(shapes)
     roles = make_roles(method.roles, students, teacher, data.train.size, config.seed)
     generator, scale = None, 1.0
-    real_rows = n_generated = config.optim.batch_size
     if config.generator is not None:
         name, settings = config.generator.parts[0]
         generator = generators.get(name)(settings)  # type: ignore[arg-type]
         generator.check(data.train.size)
-        real_rows, n_generated = generator.rows(config.optim.batch_size)
         scale = generator.step_scale
+    share = None if hidden is None else config.data.unlabelled_share
+    rows = divide(config.optim.batch_size, generator, share, max(method.unlabelled_views, 1))
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
     return Job(
         config, data, subset, ranking, students, teacher, method, roles,
-        generator, real_rows, n_generated, steps, folder,
+        generator, rows, hidden, steps, folder,
     )  # fmt: skip

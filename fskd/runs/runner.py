@@ -19,18 +19,18 @@ from fskd.config import RunConfig
 from fskd.data.split_files import check_data, read, write
 from fskd.data.splits import rank
 from fskd.errors import BusyError, DataError, FskdError, SettingError
-from fskd.models.checkpoint import load_weights, save_weights
+from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.runs.answers import keep
+from fskd.runs.batches import check_processes
 from fskd.runs.episodes import check_episodic, train_episodes
 from fskd.runs.finished import recall
-from fskd.runs.measure import measure
+from fskd.runs.measure import measure, save_networks
 from fskd.runs.prepare import (
     NOTHING_GIVEN,
     Given,
     Job,
-    check_processes,
     prepare,
     teacher_network,
 )
@@ -112,9 +112,7 @@ def _train_once(
     begun, found = time.perf_counter(), dict[str, Any]()
     if session.main:
         found, logits = measure(job, teacher, about, session)
-        for i, net in enumerate(job.students):
-            path = job.folder.student if i == 0 else job.folder.path / f"peer{i}.safetensors"
-            save_weights(net.net, path)
+        save_networks(job)
         if role == "teacher":
             keep(job.folder, logits, job.data.test)
     seconds["evaluate"] = time.perf_counter() - begun

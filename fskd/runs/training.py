@@ -8,16 +8,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from fskd.data.loader import chunks, make_loader
+from fskd.data.loader import chunks
+from fskd.data.unlabelled import Unlabelled
 from fskd.errors import TrainingError
 from fskd.methods.compose import Run
 from fskd.models.taps import LOGITS
 from fskd.results.store import MetricsLog, RunDir, write_text
+from fskd.runs.batches import batch_maker
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
 from fskd.runs.track import Tracks
 from fskd.teachers.base import Teacher
-from fskd.train.batches import BatchMaker
 from fskd.train.checkpoint import load_state, save_state
 from fskd.train.loop import Training, fit
 from fskd.train.task import DistillTask
@@ -40,7 +41,11 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
         TrainingError: If a loss is not finite; names step, term and the last good state.
     """
     fabric, runtime, config = session.fabric, session.runtime, job.config
-    batches, task = _batches(job, session), _task(job, session, teacher)
+    rank, world = fabric.global_rank, fabric.world_size
+    batches = batch_maker(job, session.device, runtime.workers, rank, world)
+    task = _task(job, session, teacher)
+    if job.unlabelled is not None:
+        session.screen.say(_about_unlabelled(job, job.unlabelled))
     state = load_state(job.folder.state)
     counts = Counts() if state is None else state.counts
     if state is not None:
@@ -79,14 +84,15 @@ def _task(job: Job, session: Session, teacher: Teacher | None) -> DistillTask:
     return task
 
 
-def _batches(job: Job, session: Session) -> BatchMaker:
-    rank, world = session.fabric.global_rank, session.fabric.world_size
-    config = job.config
-    loader = make_loader(
-        job.data.train, job.subset.train, job.real_rows, config.data.augment,
-        config.seed, session.device, session.runtime.workers, rank, world,
-    )  # fmt: skip
-    return BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed, rank, world)
+def _about_unlabelled(job: Job, hidden: Unlabelled) -> str:
+    """How many there are, how they are seen, and what could not be read."""
+    rows = job.rows
+    views = f" in {rows.views} views" if rows.views > 1 else ""
+    line = (
+        f"{len(hidden.subset):,} unlabelled images {hidden.origin};"
+        f" {rows.unlabelled}{views} beside {rows.real} labelled ones a step"
+    )
+    return f"{line}; {hidden.note}" if hidden.note else line
 
 
 def _reporter(
@@ -142,7 +148,7 @@ def logits_kept(job: Job, fixed_views: bool) -> int:
     n, phases = len(job.subset.train), job.method.stretches()
     asked = [run for phase in phases for run in phase.runs if run.asks]
     plain = bool(asked) and all(run == Run("teacher", LOGITS) for run in asked)
-    if not (fixed_views and plain and job.steps * job.real_rows > n):
+    if not (fixed_views and plain and job.steps * job.rows.real > n):
         return 0
     return min(n, MOST_KEPT // (4 * job.data.train.num_classes))
 

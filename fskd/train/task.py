@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fskd.methods.base import Role, Term
@@ -58,6 +59,25 @@ class DistillTask(nn.Module):
             else:
                 x = batch.inputs if run.source is None else _map(found, run.source)
                 found.append(self._run(run, x))
+        return found
+
+    @torch.no_grad()
+    def seen(self, inputs: Tensor, stretch: Stretch) -> list[Given]:
+        """What the runs of a phase give in eval mode; ``Outputs()`` where it takes the teacher.
+
+        Args:
+            inputs: Images, (rows, C, H, W).
+            stretch: The phase.
+        """
+        found, absent = list[Given](), set[int]()
+        for number, run in enumerate(stretch.runs):
+            if run.asks or (run.source is not None and run.source.run in absent):
+                absent.add(number)
+                found.append(Outputs())
+                continue
+            net, x = self.net(run.net), inputs if run.source is None else _map(found, run.source)
+            with in_mode(net, "eval"):
+                found.append(net(x, run.taps))
         return found
 
     def _run(self, run: Run, x: Tensor) -> Outputs:

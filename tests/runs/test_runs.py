@@ -13,7 +13,8 @@ from fskd.methods.base import methods
 from fskd.raw import merge
 from fskd.resolve import resolve
 from fskd.results.store import Result
-from fskd.runs.prepare import check_processes, prepare
+from fskd.runs.batches import check_processes
+from fskd.runs.prepare import prepare
 from fskd.runs.runner import run
 from fskd.runs.session import Session
 
