@@ -1,8 +1,8 @@
 """MobileNetV2 at half width for small images.
 
-Sandler et al. 2018, arXiv:1801.04381, in the layout of HobbitLong/RepDistiller. Stages: stem, and
-the last block of each of four resolutions or widths. Blocks end without an activation, so their
-pre-activations are the stages themselves; only the stem has a ReLU.
+Sandler et al. 2018, arXiv:1801.04381, in the layout of HobbitLong/RepDistiller. Stages: the last
+block of each of four resolutions or widths. Blocks end without an activation, so their
+pre-activations are the stages themselves.
 """
 
 from typing import cast

@@ -1,7 +1,7 @@
 """ResNet-50 with a stem for small images: 3x3, stride 1, no pooling.
 
-He et al. 2016, arXiv:1512.03385, in the layout of HobbitLong/RepDistiller. Stages: stem and four
-groups of bottleneck blocks. The network for 224x224 images is ``timm:resnet50``.
+He et al. 2016, arXiv:1512.03385, in the layout of HobbitLong/RepDistiller. Stages: four groups
+of bottleneck blocks. The network for 224x224 images is ``timm:resnet50``.
 """
 
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
 """CIFAR ResNets of depth 6n+2 and their four times wider variants.
 
 He et al. 2016, arXiv:1512.03385, section 4.2, in the layout of HobbitLong/RepDistiller, whose
-published checkpoints load as they are. Stages: stem and three groups of blocks.
+published checkpoints load as they are. Stages: three groups of blocks.
 """
 
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
 """ShuffleNet with three groups for small images.
 
-Zhang et al. 2018, arXiv:1707.01083, in the layout of HobbitLong/RepDistiller. Stages: stem (a 1x1
-convolution at full resolution) and three groups of blocks.
+Zhang et al. 2018, arXiv:1707.01083, in the layout of HobbitLong/RepDistiller. Stem: a 1x1
+convolution at full resolution; stages: three groups of blocks.
 """
 
 import torch

@@ -1,9 +1,10 @@
 """ShuffleNetV2 for small images.
 
-Ma et al. 2018, arXiv:1807.11164, in the layout of HobbitLong/RepDistiller. Stages: stem (a 1x1
-convolution at full resolution) and three groups of blocks. A block passes half of its channels on
-and ends in a channel shuffle; pre-activations are shuffled too, so that ``relu(pre)`` is the stage
-channel by channel (the public code leaves them unshuffled, which is the same up to their order).
+Ma et al. 2018, arXiv:1807.11164, in the layout of HobbitLong/RepDistiller. Stem: a 1x1
+convolution at full resolution; stages: three groups of blocks. A block passes half of its
+channels on and ends in a channel shuffle; pre-activations are shuffled too, so that ``relu(pre)``
+is the stage channel by channel (the public code leaves them unshuffled, which is the same up to
+their order).
 """
 
 import torch
