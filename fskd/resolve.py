@@ -188,7 +188,7 @@ def _build(raw: Raw) -> RunConfig:
         raise SettingError("teacher", None, f"a teacher, since {method.name} needs one")
     resolved = validate(RunConfig, config)
     _check_unlabelled(resolved)
-    if resolved.optim.ema is not None and "ema" in Joint(method.parts).roles:
+    if resolved.optim.ema is not None and "ema" in join(method.parts).roles:
         accepted = f"none: {method.name} keeps an average of its own"
         raise SettingError("optim.ema", resolved.optim.ema, accepted)
     # Checked in any case, but a run without teacher does not depend on it.
@@ -233,7 +233,7 @@ def _teacher(raw: object, section: str) -> object:
 
 def _check_unlabelled(config: RunConfig) -> None:
     """SettingError unless unlabelled images are there where they are needed, and read if there."""
-    method, data = Joint(config.method.parts), config.data
+    method, data = join(config.method.parts), config.data
     if data.unlabelled is None:
         if who := _who_needs_unlabelled(config.method):
             accepted = f"{UNLABELLED} (--unlabelled), since {who} needs some"
@@ -257,7 +257,7 @@ def _check_unlabelled(config: RunConfig) -> None:
 
 def _who_needs_unlabelled(method: Component) -> str:
     """Name of the method that needs most views of unlabelled rows; empty if none needs any."""
-    views = {name: one.needs.unlabelled for name, one in Joint(method.parts).methods.items()}
+    views = {name: one.needs.unlabelled for name, one in join(method.parts).methods.items()}
     return max(views, key=lambda name: views[name]) if any(views.values()) else ""
 
 

@@ -80,28 +80,6 @@ def section(net: FeatureNet, after: After, upto: int | None, size: tuple[int, ..
     return _of_trace(net, after, upto, probe)
 
 
-def fresh(
-    net: FeatureNet,
-    make: Callable[[], FeatureNet],
-    after: After,
-    upto: int | None,
-    size: tuple[int, ...],
-) -> nn.Module:
-    """A section with parameters of its own, on the network's device and in its dtype.
-
-    Args:
-        net: The network.
-        make: Builds a freshly initialised network of the same architecture.
-        after: As for ``section``.
-        upto: As for ``section``.
-        size: As for ``section``.
-
-    Raises:
-        SettingError: As for ``section``.
-    """
-    return section(make().to(next(net.parameters(), torch.empty(0))), after, upto, size)
-
-
 def reinitialised(net: FeatureNet, seed: int) -> FeatureNet:
     """A copy of a network whose parameters are drawn anew by its modules' ``reset_parameters``.
 

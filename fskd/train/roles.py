@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fskd.methods.base import Role
+from fskd.models.sections import reinitialised, section
 from fskd.models.taps import FeatureNet
 from fskd.seeding import derive
 
@@ -45,9 +46,6 @@ def make_roles(
     Raises:
         SettingError: If a network cannot be divided as asked, or not be made anew.
     """
-    if any(not role.peer and role.weights != "ema" for role in roles.values()):
-        from fskd.models.sections import reinitialised, section
-
     own: dict[str, nn.Module] = {}
     shared: dict[str, nn.Module] = {}
     peers = iter(students[1:])

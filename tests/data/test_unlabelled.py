@@ -16,7 +16,7 @@ from fskd.data.pictures import crop_box, folder_fingerprint, pictures
 from fskd.data.unlabelled import from_folder, from_images, from_training
 from fskd.errors import SettingError
 from fskd.generators.mixup import Mixup
-from fskd.methods.compose import Joint
+from fskd.methods.compose import join
 from fskd.methods.kd import KD
 from fskd.raw import merge
 from fskd.resolve import resolve
@@ -339,7 +339,7 @@ def test_kd_is_the_mean_over_labelled_and_unlabelled_rows() -> None:
     student, teacher = torch.randn(2, 7, 5, generator=rng)
     targets = torch.arange(3)
     batch = Batch(torch.zeros(7, 1, 2, 2), targets, targets, {"unlabelled": slice(3, 7)})
-    (stretch,) = Joint([("kd", KD.Settings())]).stretches()
+    (stretch,) = join([("kd", KD.Settings())]).stretches()
     assert stretch.objective is not None
     found = stretch.objective.terms(batch, [student], teacher)
     t = stretch.objective.temperature

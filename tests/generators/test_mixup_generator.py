@@ -68,9 +68,7 @@ def test_rows_match_targets_and_weights(pairs: str, lam: str, lam_per: str) -> N
     assert longer.parents is not None
     assert longer.shares is not None
     first, partner = longer.parents.T.tolist()
-    expected = slow_interpolate(
-        batch.inputs, first, partner, longer.shares[:, 0].double().tolist()
-    )
+    expected = slow_interpolate(batch.inputs, first, partner, longer.shares[:, 0].double().tolist())
     torch.testing.assert_close(longer.inputs[6:], expected)
     assert first == [m % 6 for m in range(15)]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fskd.errors import SettingError
 from fskd.methods.base import Role, Term
-from fskd.methods.compose import Joint, Source
+from fskd.methods.compose import Source, join
 from fskd.methods.lit import LIT, section_loss
 from fskd.methods.needs import check_needs
 from fskd.types import Outputs
@@ -106,7 +106,7 @@ def test_sections(depth: int) -> None:
 
 def test_in_a_composition() -> None:
     """The runs of a phase: the networks on the batch, the sections on the teacher's maps."""
-    joint = Joint([("lit", LIT.Settings())])
+    joint = join([("lit", LIT.Settings())])
     assert joint.reads("teacher") == {"logits", "stem", "stages"}
     stages = [maps(2, 4, 8, 8), maps(2, 6, 4, 4)]
     joint.build(shapes(taps(stages, (4, 8, 8)), taps(stages, (4, 8, 8))))

@@ -8,7 +8,7 @@ from recorded import Case, maps, real_batch, shapes, step, taps, weighted
 from torch import Tensor
 
 from fskd.methods import mixmatch
-from fskd.methods.compose import Joint
+from fskd.methods.compose import join
 from fskd.methods.mixmatch import MixMatch, draw, guessed_labels, mixed, squared_error
 from fskd.train.batches import with_rows
 from fskd.types import Batch, Outputs, Progress
@@ -168,7 +168,7 @@ def test_bf16() -> None:
 
 def test_in_a_run() -> None:
     """Labels are learned by its own terms alone; two views of unlabelled rows are asked for."""
-    joint = Joint([("mixmatch", MixMatch.Settings())])
+    joint = join([("mixmatch", MixMatch.Settings())])
     (stretch,) = joint.stretches()
     assert stretch.objective is None
     assert not stretch.asks
