@@ -95,6 +95,6 @@ def cost(job: Job) -> Cost:
 
 def _real_rows(job: Job, batch: Batch, generated: bool) -> float:
     """Real rows of a step, or their expectation."""
-    if generated and job.generator is not None and job.generator.settings.when == "alternate":
-        return job.generator.settings.real_probability * job.rows.real
-    return batch.n_real
+    if not generated or job.generator is None:
+        return batch.n_real
+    return job.generator.schedule.expected(job.rows.real, batch.n_real)

@@ -297,7 +297,7 @@ def build(
         name, settings = config.generator.parts[0]
         generator = generators.get(name)(settings)  # type: ignore[arg-type]
         generator.check(data.train.size)
-        scale = generator.step_scale
+        scale = generator.schedule.step_scale
     share = None if hidden is None else config.data.unlabelled_share
     rows = divide(config.optim.batch_size, generator, share, max(method.unlabelled_views, 1))
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)

@@ -48,7 +48,7 @@ def divide(total: int, generator: Generator | None, share: float | None, views: 
         >>> divide(64, None, 0.75, 2)
         Rows(real=16, unlabelled=24, views=2, generated=64)
     """
-    known, generated = (total, total) if generator is None else generator.rows(total)
+    known, generated = (total, total) if generator is None else generator.schedule.rows(total)
     if share is None:
         return Rows(known, 0, views, generated)
     if known < 1 + views:
