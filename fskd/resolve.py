@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fskd.config import UNLABELLED, Component, DataConfig, RunConfig
+from fskd.config import UNLABELLED, Component, DataConfig, RunConfig, TeacherConfig
 from fskd.data.datasets.base import datasets
 from fskd.data.samplers.base import samplers
 from fskd.errors import FskdError, SettingError, suggest
@@ -188,9 +188,7 @@ def _build(raw: Raw) -> RunConfig:
         raise SettingError("teacher", None, f"a teacher, since {method.name} needs one")
     resolved = validate(RunConfig, config)
     _check_unlabelled(resolved)
-    if resolved.optim.ema is not None and "ema" in join(method.parts).roles:
-        accepted = f"none: {method.name} keeps an average of its own"
-        raise SettingError("optim.ema", resolved.optim.ema, accepted)
+    _check_averages(resolved)
     # Checked in any case, but a run without teacher does not depend on it.
     return resolved if uses_teacher(resolved) else resolved.model_copy(update={"teacher": None})
 
@@ -229,6 +227,17 @@ def _teacher(raw: object, section: str) -> object:
         inner = _teacher(raw["teacher"], f"{section}.teacher")
     generator = _generator(raw.get("generator", "auto"), method, f"{section}.generator")
     return {**raw, "method": method, "generator": generator, "teacher": inner}
+
+
+def _check_averages(config: RunConfig) -> None:
+    """SettingError if a run is asked for an average that its method keeps under that name."""
+    level: RunConfig | TeacherConfig | None = config
+    section = ""
+    while level is not None:
+        if level.optim.ema is not None and "ema" in Joint(level.method.parts).roles:
+            accepted = f"none: {level.method.name} keeps an average of its own"
+            raise SettingError(f"{section}optim.ema", level.optim.ema, accepted)
+        level, section = level.teacher, f"{section}teacher."
 
 
 def _check_unlabelled(config: RunConfig) -> None:

@@ -156,7 +156,7 @@ def crop_box(
         >>> 15 <= right - left <= 30, abs(right - left - bottom + top) < 1e-9, bottom <= 30
         (True, True, True)
     """
-    scale, x, y = numpy_generator(seed, "crop", index).random(3)
+    scale, x, y = numpy_generator(seed, "crop", index).random(3).tolist()
     largest = min(given[0] / size[2], given[1] / size[1])
     width, height = (side * largest * (LEAST + (1 - LEAST) * scale) for side in size[:0:-1])
     left, top = x * (given[0] - width), y * (given[1] - height)

@@ -175,6 +175,9 @@ def test_two_averages_of_one_name(tiny: dict[str, Any], monkeypatch: pytest.Monk
     resolve(tiny, {"method": "own"})
     with pytest.raises(SettingError, match=r"optim.ema: 0.9 .* own keeps an average of its own"):
         resolve(tiny, {"method": "own", "optim": {"ema": 0.9}})
+    above = {"method": "own", "optim": {"ema": 0.9}, "teacher": {"name": "cnn_small"}}
+    with pytest.raises(SettingError, match=r"^teacher.optim.ema"):
+        resolve(tiny, {"teacher": above})
 
 
 def test_command_line(command: Command, tiny_options: list[str], tmp_path: Path) -> None:
