@@ -234,7 +234,7 @@ def _check_averages(config: RunConfig) -> None:
     level: RunConfig | TeacherConfig | None = config
     section = ""
     while level is not None:
-        if level.optim.ema is not None and "ema" in Joint(level.method.parts).roles:
+        if level.optim.ema is not None and "ema" in join(level.method.parts).roles:
             accepted = f"none: {level.method.name} keeps an average of its own"
             raise SettingError(f"{section}optim.ema", level.optim.ema, accepted)
         level, section = level.teacher, f"{section}teacher."

@@ -20,6 +20,7 @@ from fskd.methods.compose import Joint, join
 from fskd.methods.needs import check_needs
 from fskd.models.catalog import build as build_network
 from fskd.models.checkpoint import load_weights
+from fskd.models.sections import reinitialised
 from fskd.models.taps import FeatureNet
 from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
@@ -291,7 +292,13 @@ def build(
     for name, one in method.methods.items():
         check_needs(name, one.needs, shapes)
     method.build(shapes)
-    roles = make_roles(method.roles, students, teacher, data.train.size, config.seed)
+
+    def fresh(net: FeatureNet, role: str) -> FeatureNet:
+        if net is teacher or given.students:  # of which only the network is known
+            return reinitialised(net, derive(config.seed, "init", "role", role))
+        return seeded_network(config.student, data, "student", config.seed, "role", role)
+
+    roles = make_roles(method.roles, students, teacher, data.train.size, fresh)
     generator, scale = None, 1.0
     if config.generator is not None:
         name, settings = config.generator.parts[0]

@@ -11,7 +11,7 @@ from torch import Tensor
 from fskd.data.loader import chunks
 from fskd.data.unlabelled import Unlabelled
 from fskd.errors import TrainingError
-from fskd.methods.compose import Run
+from fskd.methods.plan import Run
 from fskd.models.taps import LOGITS
 from fskd.results.store import MetricsLog, RunDir, write_text
 from fskd.runs.batches import batch_maker
@@ -74,6 +74,10 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
 
 def _task(job: Job, session: Session, teacher: Teacher | None) -> DistillTask:
     task = job.task()
+    for name, role in job.method.roles.items():
+        if role.of == "teacher" and role.weights in ("copy", "ema") and teacher is not None:
+            # The teacher had no weights yet when the copy was made.
+            task.nets[name].load_state_dict(teacher.net.state_dict())
     if session.runtime.channels_last:
         task.nets.to(memory_format=torch.channels_last)
         if teacher is not None:

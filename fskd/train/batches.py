@@ -6,7 +6,8 @@ import torch
 
 from fskd.data.loader import Loader
 from fskd.generators.base import Generator
-from fskd.methods.compose import Joint, Stretch
+from fskd.methods.compose import Joint
+from fskd.methods.plan import Stretch
 from fskd.seeding import torch_generator
 from fskd.types import Batch
 

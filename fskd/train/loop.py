@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fskd.config import OptimConfig
-from fskd.methods.compose import Stretch
+from fskd.methods.plan import Stretch
 from fskd.models.modes import in_mode
 from fskd.models.taps import LOGITS
 from fskd.seeding import derive, seed_global, torch_generator

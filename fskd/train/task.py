@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fskd.methods.base import Role, Term
-from fskd.methods.compose import Given, Joint, Run, Source, Stretch
+from fskd.methods.compose import Joint
+from fskd.methods.plan import Given, Run, Source, Stretch
 from fskd.models.modes import in_mode
 from fskd.models.taps import FeatureNet
 from fskd.types import Batch, Outputs, Progress
@@ -151,7 +152,7 @@ class DistillTask(nn.Module):
 
 
 def _trains(role: Role) -> bool:
-    return role.weights == "fresh" and role.trains
+    return role.weights in ("fresh", "copy") and role.trains
 
 
 def _towards(average: nn.Module, net: nn.Module, decay: float) -> None:

