@@ -39,7 +39,7 @@ class Schedule(ABC):
 
     def expected(self, drawn: int, found: int) -> float:
         """Mean number of a step's real rows: ``drawn`` are drawn, and one batch has ``found``."""
-        return found
+        return float(found)
 
     @property
     def step_scale(self) -> float:
