@@ -1,0 +1,36 @@
+"""What tests of teachers share: the functions can be imported, and what they saw is empty."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fskd.data.datasets.base import load
+from fskd.types import DataSplits
+
+
+@pytest.fixture(autouse=True)
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Images that the black box was shown."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import boxes
+
+    boxes.SEEN.clear()
+    yield boxes.SEEN
+
+
+@pytest.fixture(scope="session")
+def digits() -> DataSplits:
+    return load("digits")
+
+
+@pytest.fixture
+def table(tmp_path: Path, digits: DataSplits) -> Path:
+    """Probabilities of the training digits: 0.91 for the class itself."""
+    targets = digits.train.targets.numpy()
+    probs = np.full((len(targets), 10), 0.01)
+    probs[np.arange(len(targets)), targets] = 0.91
+    path = tmp_path / "probs.npz"
+    np.savez(path, probs=probs)
+    return path
