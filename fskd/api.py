@@ -115,7 +115,8 @@ def _check_networks(teacher: object, student: object) -> None:
     other = teacher is None or isinstance(teacher, str) or callable(teacher)
     if (not nets and not other) or (nets and len(nets) < len(several)):
         accepted = "a torch.nn.Module, several, a function, a name or None"
-        raise SettingError("teacher", repr(teacher), accepted)
+        shown = [type(one).__name__ for one in several] if nets else repr(teacher)
+        raise SettingError("teacher", shown, accepted)
     several = list(student) if isinstance(student, list | tuple) else [student]
     for one in several:
         if not isinstance(one, nn.Module) and not (isinstance(one, str) and one is student):

@@ -1,7 +1,7 @@
 """What tests of teachers share: the functions can be imported, and what they saw is empty."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from fskd.types import DataSplits
 
 
 @pytest.fixture(autouse=True)
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Images that the black box was shown."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     import boxes
 
     boxes.SEEN.clear()
-    yield boxes.SEEN
+    return boxes.SEEN
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +34,8 @@ def table(tmp_path: Path, digits: DataSplits) -> Path:
     path = tmp_path / "probs.npz"
     np.savez(path, probs=probs)
     return path
+
+
+@pytest.fixture
+def tiny_kd(tiny: dict[str, Any]) -> dict[str, Any]:
+    return {**tiny, "method": "kd"}

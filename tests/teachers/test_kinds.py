@@ -77,7 +77,9 @@ def test_a_black_box_sees_plain_images_and_its_logits_are_log_p(
     source = BlackBox(function, digits.train, name)
     out = source(normalise(images[:6], digits.train), LOGITS).logits
     torch.testing.assert_close(seen[-1], images[:6] / 255, atol=1e-6, rtol=0)
-    assert seen[-1].dtype == torch.float32 and 0 <= seen[-1].min() and seen[-1].max() <= 1
+    assert seen[-1].dtype == torch.float32
+    assert seen[-1].min() >= 0
+    assert seen[-1].max() <= 1
     torch.testing.assert_close(out.exp(), torch.softmax(seen[-1].flatten(1)[:, 10:20] * 3, 1))
     some = restrict(source, torch.tensor([3, 1]))
     assert torch.equal(some(normalise(images[:6], digits.train), LOGITS).logits, out[:, [3, 1]])
@@ -97,7 +99,9 @@ def test_impossible_classes_have_finite_logits(digits: DataSplits) -> None:
         return F.one_hot(torch.zeros(len(images), dtype=torch.int64), 10)
 
     out = BlackBox(sure, digits.train, "sure")(torch.zeros(2, 1, 8, 8)).logits
-    assert out.isfinite().all() and out[0, 0] == 0 and out[0, 1] < -27
+    assert out.isfinite().all()
+    assert out[0, 0] == 0
+    assert out[0, 1] < -27
 
 
 BAD = [
@@ -191,9 +195,7 @@ TABLES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("content", "message"), TABLES)
-def test_a_wrong_table_is_one_line(
-    content: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_a_wrong_table_is_one_line(content: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     np.savez(path, **content)
     with pytest.raises(SettingError, match=message):
@@ -230,5 +232,7 @@ def test_known_answers_are_not_asked_for(digits: DataSplits, seen: list[Tensor])
         teacher = Teacher(source, CPU)
         teacher.remember(iter([x]), 4, 4, None if known is None else kept[0], kept.append)
         found = teacher.answer(batch(x), LOGITS).logits
-        assert torch.equal(found, kept[0]) and teacher.queries == 4
-    assert len(kept) == 1 and len(seen) == 1
+        assert torch.equal(found, kept[0])
+        assert teacher.queries == 4
+    assert len(kept) == 1
+    assert len(seen) == 1
