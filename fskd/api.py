@@ -1,13 +1,13 @@
 """``fskd.distill``: the command line's main job for networks and data handed over from Python."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fskd.config import Runtime
 from fskd.data.datasets.arrays import from_arrays, plain_images
@@ -24,7 +24,7 @@ from fskd.types import DataSplits
 
 
 def distill(
-    teacher: nn.Module | str | None,
+    teacher: nn.Module | Sequence[nn.Module] | Callable[[Tensor], Any] | str | None,
     student: nn.Module | str | Sequence[nn.Module],
     data: Any,
     *,
@@ -50,6 +50,8 @@ def distill(
     Args:
         teacher: A trained network that maps images (rows, C, H, W) to logits (rows, K), a name
             from the catalogue (then it is trained first), or None for the default of the data set.
+            Several networks, or names ``a+b``, are an ensemble. A function from images (rows, C, H,
+            W) in [0, 1] to their class probabilities (rows, K) is a black box.
         student: A network (trained in place and left in eval mode), several for online methods, or
             a name.
         data: Name of a data set, a pair (images, labels), or a map-style data set of such pairs.
@@ -110,21 +112,26 @@ def distill(
         layer["student"] = type(modules[0]).__name__
     layer = merge(layer, settings or {})
     runtime = merge({"device": device, "quiet": quiet}, layer.pop("runtime", {}))
-    given = Given(splits, teacher if isinstance(teacher, nn.Module) else None, modules, hidden)
-    return _run(layer, runtime, given, out)
+    own = None if isinstance(teacher, str) else teacher
+    return _run(layer, runtime, Given(splits, own, modules, unlabelled=hidden), out)
 
 
 def _check_networks(teacher: object, student: object) -> None:
     """SettingError for anything that is neither a network nor a name."""
-    if not (teacher is None or isinstance(teacher, nn.Module | str)):
-        raise SettingError("teacher", repr(teacher), "a torch.nn.Module, a name or None")
+    several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    nets = [one for one in several if isinstance(one, nn.Module)]
+    other = teacher is None or isinstance(teacher, str) or callable(teacher)
+    if (not nets and not other) or (nets and len(nets) < len(several)):
+        accepted = "a torch.nn.Module, several, a function, a name or None"
+        shown = [type(one).__name__ for one in several] if nets else repr(teacher)
+        raise SettingError("teacher", shown, accepted)
     several = list(student) if isinstance(student, list | tuple) else [student]
     for one in several:
         if not isinstance(one, nn.Module) and not (isinstance(one, str) and one is student):
             raise SettingError("student", repr(one), "a torch.nn.Module, several, or a name")
     if not several or len({id(one) for one in several}) < len(several):
         raise SettingError("student", f"{len(several)} networks", "at least one, each of them once")
-    if any(one is teacher for one in several if isinstance(one, nn.Module)):
+    if any(one is net for one in several for net in nets):
         raise SettingError("student", "the teacher itself", "a network of its own")
 
 
@@ -155,6 +162,7 @@ def _run(
     if given.data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"name": "own"})})
     if given.teacher is not None:
+        given = given._replace(queries=None if config.teacher is None else config.teacher.queries)
         config = config.model_copy(update={"teacher": None})
     with tempfile.TemporaryDirectory() as temporary:
         folder = {"out": temporary if out is None else str(out)}

@@ -180,7 +180,9 @@ class BudgetConfig(Settings):
 class TeacherConfig(Settings):
     """A teacher: a checkpoint, or a run of its own that is made once and reused.
 
-    With a ``teacher`` of its own it is a teacher assistant (a chain).
+    With a ``teacher`` of its own it is a teacher assistant (a chain). ``a+b`` names several
+    networks, whose seeds are ``seed``, ``seed`` + 1 and so on, and whose checkpoints are joined by
+    ``+``, too. ``package.module:function`` may be a black box (see ``fskd.teachers``).
     """
 
     name: str
@@ -195,6 +197,31 @@ class TeacherConfig(Settings):
     optim: OptimConfig = OptimConfig()
     budget: BudgetConfig = BudgetConfig(epochs=40)
     teacher: "TeacherConfig | None" = None
+    table: str | None = later(
+        None, description="Its probabilities of the training images; not in the key (its hash is)."
+    )
+    queries: int | None = later(None, ge=1, description="Most rows it may be asked in training.")
+
+    @property
+    def names(self) -> list[str]:
+        """Networks of its members."""
+        return self.name.split("+")
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Weights files of its members."""
+        if self.checkpoint is None:
+            return []
+        return self.checkpoint.split("+") if len(self.names) > 1 else [self.checkpoint]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TeacherConfig":
+        files, names = len(self.checkpoints), len(self.names)
+        if files and files != names:
+            raise ValueError(f"{names} networks need {names} checkpoints joined by +, not {files}")
+        if self.table is not None and self.checkpoint is not None:
+            raise ValueError("give one of checkpoint and table")
+        return self
 
 
 class RunConfig(Settings):
@@ -227,8 +254,10 @@ class RunConfig(Settings):
             dump["data"].pop("unlabelled", None)
         teacher, level = dump["teacher"], "teacher"
         while teacher is not None:
-            if teacher.pop("checkpoint") is not None:
+            if teacher.pop("checkpoint") is not None or "table" in teacher:
                 kept = {"name": teacher["name"], "sha256": self.inputs_sha256.get(level)}
+                if "queries" in teacher:
+                    kept["queries"] = teacher["queries"]
                 teacher.clear()
                 teacher.update(kept)
                 break
@@ -247,10 +276,18 @@ class RunConfig(Settings):
         return "-".join(parts)
 
     def teacher_run(self) -> "RunConfig":
-        """The run that makes this run's teacher."""
+        """The run that makes this run's teacher, the first of several."""
+        return self.teacher_runs()[0]
+
+    def teacher_runs(self) -> "tuple[RunConfig, ...]":
+        """The runs that make this run's teachers, each with a seed of its own."""
         if self.teacher is None:
             raise ValueError("this run has no teacher")
-        teacher, data = self.teacher, self.data
+        names = self.teacher.names
+        return tuple(self._member_run(self.teacher, name, i) for i, name in enumerate(names))
+
+    def _member_run(self, teacher: TeacherConfig, name: str, number: int) -> "RunConfig":
+        data = self.data
         whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0, "split_file": None}
         update: dict[str, Any] = {"augment": teacher.augment, "val": 0, **LABELS_ONLY}
         if teacher.data == "full":
@@ -262,13 +299,13 @@ class RunConfig(Settings):
         }
         return RunConfig(
             data=data.model_copy(update=update),
-            student=teacher.name,
+            student=name,
             teacher=teacher.teacher,
             method=teacher.method,
             generator=teacher.generator,
             optim=teacher.optim,
             budget=teacher.budget,
-            seed=teacher.seed,
+            seed=teacher.seed + number,
             inputs_sha256=inputs,
         )
 

@@ -215,6 +215,8 @@ def _teacher(raw: object, section: str) -> object:
     """The teacher's section with its parts resolved, its own teachers included."""
     if not isinstance(raw, Mapping):
         raise SettingError(section, raw, "a network's name or a mapping of settings")
+    if raw.get("table") is not None:
+        raw = {**raw, "name": "table"}  # whatever network it is from
     method = component(methods, raw.get("method", "ce"), f"{section}.method", joined=True)
     inner = None
     if who := _who_needs_unlabelled(method):

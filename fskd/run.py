@@ -253,13 +253,14 @@ def _points(
 
 def check_all(configs: "Sequence[RunConfig]", out: Path, force: bool = False) -> None:
     """Every mistake shows before any work starts; finished runs had none unless they are forced."""
+    from fskd.runs.estimate import check_queries
     from fskd.runs.finished import finished
     from fskd.runs.prepare import load_data, prepare
     from fskd.runs.ranking import choose_subset
 
     left = [config for config in configs if force or finished(config, out) is None]
     for config in _one_of_each(left):
-        prepare(config, out)
+        check_queries(prepare(config, out))
     for config in left:
         choose_subset(config, load_data(config))
 

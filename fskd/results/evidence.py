@@ -13,7 +13,7 @@ from fskd.results.curves import missing
 from fskd.results.external import read_csv_results
 from fskd.results.loading import load
 from fskd.results.names import SUFFIX, load_names
-from fskd.results.tidy import COLUMNS, combined, labelled, settings_text
+from fskd.results.tidy import COLUMNS, combined, labelled, settings_text, teacher_keys
 
 IMPORTED = "imported"
 FAILED = "failed.json"
@@ -138,7 +138,7 @@ def _of_protocol(
         elif not any(name.startswith(f"{run.label}-") for name in begun):
             absent.append(Trouble(run.label, run.arm))
     ours = table["key"].isin(set(arms))
-    teachers = table["key"].isin(set(table.loc[ours, "teacher_key"]))
+    teachers = table["key"].isin(teacher_keys(table[ours]))
     return labelled(table[ours | teachers].reset_index(drop=True), arms), absent
 
 

@@ -40,7 +40,9 @@ class Result:
         ece: Expected calibration error, 15 bins.
         val_top1: Accuracy on the validation part; None if none was carved.
         train_top1: Accuracy on the (first 4,096) training examples, without augmentation.
-        teacher: Name, top1, n_train and key of the teacher; None without one.
+        teacher: Name, top1, n_train and key of the teacher; None without one. Of several these are
+            joined by ``+``, and ``members`` has each; of a black box or a table there is no top1,
+            nor are there the next four.
         agreement: Share of test images on which student and teacher predict the same class.
         tv_train: Mean total variation between student and teacher on the training points.
         tv_test: The same on the test points.
@@ -195,6 +197,11 @@ class RunDir:
         return self.path / "test_logits.safetensors"
 
     @property
+    def answers(self) -> Path:
+        """What a black box said of the training images, while the run is unfinished."""
+        return self.path / "answers.safetensors"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -254,6 +261,7 @@ class RunDir:
     def clean(self) -> None:
         """Removes what is needed only while the run goes on or was left by a killed process."""
         self.state.unlink(missing_ok=True)
+        self.answers.unlink(missing_ok=True)
         for path in self.path.glob("episode*/"):
             shutil.rmtree(path)
         for path in self.path.glob(".*.tmp"):

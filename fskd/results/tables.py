@@ -64,7 +64,9 @@ def _teacher(result: Result) -> str:
         return "none"
     size = result.teacher.get("n_train")
     origin = f"trained on {size} images" if size else "given"
-    return f"{result.teacher['name']}, top-1 {percent(result.teacher['top1'])} ({origin})"
+    top1 = result.teacher.get("top1")
+    known = "" if top1 is None else f", top-1 {percent(top1)}"
+    return f"{result.teacher['name']}{known} ({origin})"
 
 
 def _top1(result: Result) -> str:

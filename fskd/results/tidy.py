@@ -128,6 +128,11 @@ def combined(*tables: pd.DataFrame, names: Mapping[str, str] | None = None) -> p
     return table
 
 
+def teacher_keys(table: pd.DataFrame) -> set[str]:
+    """Keys of the teachers of some rows, of several of one run each."""
+    return {key for joined in table["teacher_key"].unique() for key in joined.split("+")} - {""}
+
+
 def labelled(table: pd.DataFrame, names: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The table with ``role``, ``arm`` and unambiguous ``dataset`` filled in.
 
@@ -142,7 +147,7 @@ def labelled(table: pd.DataFrame, names: Mapping[str, str] | None = None) -> pd.
         names: Key -> arm for the runs that the caller knows the names of, such as a protocol's.
     """
     table = table.copy()
-    teachers = set(table["teacher_key"]) - {""}
+    teachers = teacher_keys(table)
     students = pd.Series("student", table.index, TEXT)
     table["role"] = students.mask(table["key"].isin(teachers), "teacher")
     parsed: dict[str, dict[str, str]] = {s: json.loads(s) for s in table["settings"].unique()}

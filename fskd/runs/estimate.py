@@ -11,8 +11,10 @@ from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, datasets, image_set
 from fskd.errors import SettingError
 from fskd.runs.batches import batch_maker
+from fskd.runs.episodes import first_episode
 from fskd.runs.prepare import NOTHING_GIVEN, Given, Job, load_data
 from fskd.runs.training import logits_kept
+from fskd.teachers.base import members
 from fskd.train.loop import phase_steps
 from fskd.types import Batch, DataSplits, ImageSet
 
@@ -89,8 +91,27 @@ def cost(job: Job) -> Cost:
         queries += steps * (seen - known) * sum(run.asks for run in phase.runs)
         start += steps
     if job.teacher is not None:
-        queries += n_kept
+        queries = (queries + n_kept) * len(members(job.teacher))
     return Cost(n, job.steps, round(rows), round(queries))
+
+
+def check_queries(job: Job, world: int = 1) -> None:
+    """SettingError if training will ask the teacher about more rows than it may.
+
+    Of an episodic run the training on each episode counts for itself.
+
+    Args:
+        job: The run.
+        world: Number of processes; each of them counts only what it asks itself.
+    """
+    if job.queries is None or job.teacher is None:
+        return
+    if world > 1:
+        raise SettingError("teacher.queries", job.queries, f"one process instead of {world}")
+    planned = cost(job if job.config.data.episodic is None else first_episode(job)).teacher_queries
+    if planned > job.queries:
+        accepted = f"at least {planned:,}, the rows that these settings ask the teacher about"
+        raise SettingError("teacher.queries", job.queries, accepted)
 
 
 def _real_rows(job: Job, batch: Batch, generated: bool) -> float:

@@ -5,7 +5,7 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fskd.data.loader import chunks
 from fskd.errors import TrainingError
@@ -21,9 +21,10 @@ from fskd.runs.evaluate import (
 )
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
-from fskd.teachers.base import Teacher
+from fskd.teachers.base import Teacher, opaque
+from fskd.teachers.ensemble import Ensemble, mean_logits
 from fskd.train.loop import phase_steps
-from fskd.types import Batch, Ranking
+from fskd.types import Batch, ImageSet, Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
@@ -39,10 +40,12 @@ def measure(
 ) -> tuple[dict[str, Any], Tensor]:
     """The measured fields of a ``Result``, and the student's logits on the test images.
 
+    Of a teacher that is a black box or a table, nothing is measured: it would have to be asked.
+
     Args:
         job: The run, its students trained.
         teacher: The teacher, or None.
-        about_teacher: Its name and key; top1 is added.
+        about_teacher: Its name and key; top1 is added, of its members, too.
         session: Device, screen, and the teacher's answers.
         n_paths: Points between training points on which student and teacher are compared.
     """
@@ -78,9 +81,11 @@ def measure(
         found["val_top1"] = scores(on_val, data.train.targets[subset.val])["top1"]
     if about_teacher is None or teacher is None:
         return found, logits
+    if opaque(teacher.net):  # every further answer may cost
+        found["teacher"] = about_teacher
+        return found, logits
     teacher.net.eval()
-    known = on_test(teacher.net, about_teacher, data.test, session)
-    found["teacher"] = {**about_teacher, "top1": scores(known, data.test.targets)["top1"]}
+    known, found["teacher"] = _teacher_on_test(teacher.net, about_teacher, data.test, session)
     found["agreement"] = agreement(logits, known)
     found["tv_test"] = total_variation(logits, known)
     their_train = ask(teacher.net, "teacher on the training images", data.train, session, points)
@@ -138,11 +143,26 @@ def save_networks(job: Job) -> None:
         save_weights(job.method, folder.weights("method"))
 
 
+def _teacher_on_test(
+    net: nn.Module, about: dict[str, Any], images: ImageSet, session: Session
+) -> tuple[Tensor, dict[str, Any]]:
+    """A teacher's logits on the test images, and what it is, with its accuracy there."""
+    if isinstance(net, Ensemble):
+        whose = zip(net.members, about["members"], strict=True)
+        found = [_teacher_on_test(one, own, images, session) for one, own in whose]
+        logits = mean_logits([own for own, _ in found])
+        about = {**about, "members": [own for _, own in found]}
+    else:
+        logits = on_test(net, about, images, session)
+    return logits, {**about, "top1": scores(logits, images.targets)["top1"]}
+
+
 def about_ranking(ranking: Ranking | None) -> dict[str, Any]:
     """Where the order of the training examples is from, and what it asked of a teacher."""
     if ranking is None:
         return {}
-    queries = 0 if ranking.teacher is None else len(ranking.order)
+    asked = 0 if ranking.teacher is None else 1 + ranking.teacher["name"].count("+")
+    queries = asked * len(ranking.order)
     return {"split_file": ranking.source, "split_queries": queries}
 
 

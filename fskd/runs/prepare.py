@@ -1,13 +1,11 @@
 """From a configuration to everything that a run needs, so that every mistake shows before work."""
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from fskd.config import RunConfig
@@ -18,16 +16,19 @@ from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
 from fskd.methods.compose import Joint, join
 from fskd.methods.needs import check_needs
-from fskd.models.catalog import build as build_network
-from fskd.models.checkpoint import load_weights
 from fskd.models.sections import reinitialised
 from fskd.models.taps import FeatureNet
 from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
-from fskd.runs.hashes import code_hashes, file_hash, weights_hash
+from fskd.runs.asked import check_asked, check_ranks
+from fskd.runs.hashes import code_hashes, weights_hash
+from fskd.runs.networks import check_network, seeded_network
 from fskd.runs.ranking import choose_subset, known_ranking, make_sampler, ranking_run
 from fskd.runs.rows import Rows, divide, unlabelled_hash, unlabelled_images
+from fskd.runs.teacher import GivenTeacher, Kind, files_hash, given_hash, make_source
 from fskd.seeding import derive
+from fskd.teachers.base import members
+from fskd.teachers.table import Table
 from fskd.train.roles import Roles, make_roles
 from fskd.train.task import DistillTask
 from fskd.types import DataSplits, Ranking, Shapes
@@ -38,14 +39,17 @@ class Given(NamedTuple):
 
     Attributes:
         data: Images to train and test on.
-        teacher: A trained network, used as it is if it is a ``FeatureNet``, else copied.
+        teacher: A trained network or several, used as they are if they are a ``FeatureNet`` or a
+            ``Source``, else copied; or a black box.
         students: Networks to train, in place.
+        queries: Most rows that this teacher may be asked.
         unlabelled: Images without labels, uint8 (N, C, H, W).
     """
 
     data: DataSplits | None = None
-    teacher: nn.Module | None = None
+    teacher: GivenTeacher | None = None
     students: Sequence[nn.Module] = ()
+    queries: int | None = None
     unlabelled: Tensor | None = None
 
 
@@ -58,9 +62,10 @@ class Job(NamedTuple):
     Attributes:
         subset: Its examples; a stand-in of equal size while ``ranking`` is None.
         ranking: The order that the subset is a prefix of; None if the teacher has yet to make it.
-        teacher: The teacher's network; its weights are not there yet if it is made by a run.
+        teacher: The teacher; its weights are not there yet if it is made by a run.
         rows: Rows of each kind a step.
         unlabelled: Images without labels, or None.
+        queries: Most rows that the teacher may be asked; None for any number.
     """
 
     config: RunConfig
@@ -68,7 +73,7 @@ class Job(NamedTuple):
     subset: Subset
     ranking: Ranking | None
     students: list[FeatureNet]
-    teacher: FeatureNet | None
+    teacher: Kind | None
     method: Joint
     roles: Roles
     generator: Generator | None
@@ -76,6 +81,7 @@ class Job(NamedTuple):
     unlabelled: Unlabelled | None
     steps: int
     folder: RunDir
+    queries: int | None = None
 
     def task(self) -> DistillTask:
         """Everything that trains."""
@@ -114,11 +120,10 @@ def pin(
     hashes |= _data_hashes(config, given)
     teacher, level = config.teacher, "teacher"
     if given.teacher is not None and (ranking is None or needs_teacher(config.method)):
-        hashes[level] = weights_hash(given.teacher)
+        hashes[level] = given_hash(given.teacher)
     while teacher is not None and given.teacher is None:
-        if teacher.checkpoint is not None:
-            path = Path(teacher.checkpoint).expanduser()
-            hashes[level] = file_hash(path, f"{level}.checkpoint")
+        if (found := files_hash(teacher, level)) is not None:
+            hashes[level] = found
             break
         teacher, level = teacher.teacher, level + ".teacher"
     for i, student in enumerate(given.students):
@@ -126,7 +131,7 @@ def pin(
     if not given.students:
         hashes |= code_hashes([config.student, *config.peers])
     if config.teacher is not None:
-        hashes |= code_hashes([config.teacher.name])
+        hashes |= code_hashes(config.teacher.names)
     return config.model_copy(update={"inputs_sha256": hashes})
 
 
@@ -155,67 +160,6 @@ def identify(config: RunConfig, given: Given = NOTHING_GIVEN) -> tuple[RunConfig
     return pin(config, given, ranking), ranking
 
 
-def seeded_network(
-    name: str, data: DataSplits, setting: str, seed: int, *purpose: str | int
-) -> FeatureNet:
-    """A network initialised from a stream of its own; other streams do not move."""
-    channels = data.train.size[0]
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, "init", *purpose))
-        try:
-            net = FeatureNet(build_network(name, data.train.num_classes, channels))
-        except SettingError as error:
-            raise SettingError(setting, error.value, error.accepted) from None
-    return net
-
-
-def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
-    """SettingError unless the network takes the images and has one output per class."""
-    training = net.training
-    net.eval()
-    first = next(net.parameters(), None)
-    if first is None:
-        raise SettingError(setting, type(net.net).__name__, "a network with parameters")
-    probe = torch.zeros(2, *data.train.size, device=first.device, dtype=first.dtype)
-    try:
-        with torch.no_grad():
-            shape = tuple(net(probe).logits.shape)
-    except Exception as error:  # somebody else's network may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        size = "x".join(map(str, data.train.size))
-        name = type(net.net).__name__
-        raise SettingError(
-            setting, name, f"a network that takes {size} images ({reason})"
-        ) from None
-    net.train(training)
-    if shape != (2, data.train.num_classes):
-        found = f"a network with output {tuple(shape[1:])}"
-        raise SettingError(setting, found, f"{data.train.num_classes} classes")
-
-
-def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet:
-    """The teacher's network, with weights if they come from a file or from Python."""
-    if isinstance(given.teacher, FeatureNet):
-        net = given.teacher
-    elif given.teacher is not None:
-        net = FeatureNet(copy.deepcopy(given.teacher))  # it will be frozen and moved
-    elif config.teacher is not None:
-        net = seeded_network(config.teacher.name, data, "teacher.name", 0, "teacher")
-        if config.teacher.checkpoint is not None:
-            path = Path(config.teacher.checkpoint).expanduser()
-            load_weights(net.net, path, "teacher.checkpoint")
-    else:
-        raise SettingError("teacher", None, _teacher_wanted(config))
-    check_network(net, data, "teacher")
-    return net
-
-
-def _teacher_wanted(config: RunConfig) -> str:
-    by_method = needs_teacher(config.method)
-    who = config.method.name if by_method else f"the sampler {config.data.sampler.name}"
-    return f"a teacher, since {who} needs one"
-
-
 def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[FeatureNet]:
     """The students, freshly initialised unless given."""
     needed = students_needed(config.method)
@@ -237,8 +181,13 @@ def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[
 
 def check_ranking_teacher(config: RunConfig, data: DataSplits, given: Given) -> None:
     """FskdError unless there is a teacher that can give what the sampler reads."""
-    net = teacher_network(ranking_run(config), data, given)
-    net.tap_shapes(data.train.size, make_sampler(config.data).reads)
+    source, reads = make_source(ranking_run(config), data, given.teacher), _reads(config)
+    check_ranks(config.data.sampler.name, reads, source)
+    source.tap_shapes(data.train.size, reads)
+
+
+def _reads(config: RunConfig) -> frozenset[str]:
+    return make_sampler(config.data).reads
 
 
 def prepare(
@@ -277,8 +226,12 @@ def build(
     """Every part of a run from its data and their order; see ``prepare``."""
     subset = choose_subset(config, data, ranking)
     students = student_networks(config, data, given)
-    teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
-    method = join(config.method.parts, config.optim.ema)
+    method, asks = join(config.method.parts, config.optim.ema), needs_teacher(config.method)
+    teacher = make_source(config, data, given.teacher) if asks else None
+    if teacher is not None:
+        check_asked(config, method, teacher)
+    if isinstance(teacher, Table):
+        teacher.choose(subset.train)
     hidden = unlabelled_images(config.data, data.train, subset, config.seed, given.unlabelled)
     shapes = Shapes(
         data.train.num_classes,
@@ -288,6 +241,7 @@ def build(
         data.train.targets[subset.train],
         data.train.size,
         derive(config.seed, "method"),
+        1 if teacher is None else len(members(teacher)),
     )
     for name, one in method.methods.items():
         check_needs(name, one.needs, shapes)
@@ -311,4 +265,5 @@ def build(
     return Job(
         config, data, subset, ranking, students, teacher, method, roles,
         generator, rows, hidden, steps, folder,
+        given.queries if config.teacher is None else config.teacher.queries,
     )  # fmt: skip

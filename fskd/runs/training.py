@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from fskd.errors import TrainingError
 from fskd.methods.plan import Run
 from fskd.models.taps import LOGITS
 from fskd.results.store import MetricsLog, RunDir, write_text
+from fskd.runs.answers import read_answers, write_answers
 from fskd.runs.batches import batch_maker
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
 from fskd.runs.track import Tracks
-from fskd.teachers.base import Teacher
+from fskd.teachers.base import Teacher, opaque
+from fskd.teachers.table import Table
 from fskd.train.checkpoint import load_state, save_state
 from fskd.train.loop import Training, fit
 from fskd.train.task import DistillTask
@@ -154,12 +157,20 @@ def logits_kept(job: Job, fixed_views: bool) -> int:
     plain = bool(asked) and all(run == Run("teacher", LOGITS) for run in asked)
     if not (fixed_views and plain and job.steps * job.rows.real > n):
         return 0
+    if isinstance(job.teacher, Table):
+        return n  # they are in memory already
     return min(n, MOST_KEPT // (4 * job.data.train.num_classes))
 
 
 def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
     """What the teacher says of the subset is kept, as far as there is room."""
     n_kept, n = logits_kept(job, fixed_views), len(job.subset.train)
+    known, keep, file = None, None, job.folder.answers
+    if isinstance(teacher.net, Table):
+        known = teacher.net.logits
+    elif opaque(teacher.net):  # a run that goes on does not ask it again
+        known = read_answers(file, n_kept, session.device)
+        keep = partial(write_answers, file) if session.main else None
 
     def images() -> Iterator[Tensor]:
         parts = chunks(job.data.train, session.device, job.subset.train[:n_kept])
@@ -169,7 +180,7 @@ def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Ses
                 seen(len(inputs))
 
     if n_kept:
-        teacher.remember(images(), n_kept, n)
+        teacher.remember(images(), n_kept, n, known, keep)
     if 0 < n_kept < n:
         size = f"{MOST_KEPT >> 20} MiB hold the teacher's logits of {n_kept:,} of {n:,} images"
         session.screen.say(f"{size}; it is asked about the others in every step")
