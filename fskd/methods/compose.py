@@ -56,8 +56,11 @@ class Joint(nn.Module):
     @property
     def players(self) -> dict[str, Player]:
         """Who minimises what; ``main`` is there in any case."""
-        found = _union("player", (method.players for method in self.methods.values()))
-        return {"main": Player(), **found}
+        own = (
+            {who: _moved(part, one) for who, one in method.players.items()}
+            for part, method in self.methods.items()
+        )
+        return {"main": Player(), **_union("player", own)}
 
     @property
     def n_students(self) -> int:
@@ -233,6 +236,10 @@ def _inside(part: str, trains: str) -> str:
     """``method.head`` of a part is ``method.parts.<part>.head`` of the whole."""
     root, dot, rest = trains.partition(".")
     return f"method.parts.{part}{dot}{rest}" if root == "method" else trains
+
+
+def _moved(part: str, player: Player) -> Player:
+    return player._replace(trains=tuple(_inside(part, name) for name in player.trains))
 
 
 def _union(kind: str, several: Iterable[Mapping[str, T]]) -> dict[str, T]:
