@@ -102,7 +102,7 @@ def command(
         ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Teacher network.", rich_help_panel=NETS)
+        str | None, typer.Option(help="Teacher network; a+b for several.", rich_help_panel=NETS)
     ] = None,
     student: Annotated[
         str | None, typer.Option(help="Student network.", rich_help_panel=NETS)
@@ -253,14 +253,17 @@ def _points(
 
 def check_all(configs: "Sequence[RunConfig]", out: Path, force: bool = False) -> None:
     """Every mistake shows before any work starts; finished runs had none unless they are forced."""
-    from fskd.runs.estimate import check_queries
     from fskd.runs.finished import finished
     from fskd.runs.prepare import load_data, prepare
     from fskd.runs.ranking import choose_subset
 
     left = [config for config in configs if force or finished(config, out) is None]
     for config in _one_of_each(left):
-        check_queries(prepare(config, out))
+        job = prepare(config, out)
+        if job.queries is not None:
+            from fskd.runs.estimate import check_queries  # it takes the training loop
+
+            check_queries(job)
     for config in left:
         choose_subset(config, load_data(config))
 
