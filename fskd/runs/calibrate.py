@@ -14,6 +14,7 @@ from fskd.data.samplers.episodic import draw_episodes
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet
 from fskd.models.teacher import Teacher
+from fskd.raw import SIZE
 from fskd.runs.episodes import episode_job
 from fskd.runs.estimate import Cost, cost, stand_in
 from fskd.runs.evaluate import N_PATHS, predict
@@ -111,7 +112,7 @@ def _job(config: RunConfig) -> Job:
 def _kind(config: RunConfig) -> str:
     """What the time of a step depends on."""
     dump = config.model_dump(mode="json", exclude={"seed", "budget", "inputs_sha256"})
-    chosen = {"fraction", "shots", "n", "split_seed", "splits", "split_file", "val", "sampler"}
+    chosen = {*SIZE, "split_seed", "splits", "split_file", "val", "sampler"}
     for name in chosen - ({"sampler"} if config.data.episodic else set()):
         del dump["data"][name]
     dump["teacher"] = dump["teacher"] and dump["teacher"]["name"]
