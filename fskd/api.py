@@ -12,6 +12,7 @@ from fskd.config import Runtime
 from fskd.data.datasets.arrays import from_arrays
 from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
+from fskd.options import settings_layer
 from fskd.raw import merge
 from fskd.resolve import resolve, validate
 from fskd.results.store import Result, RunDir
@@ -82,28 +83,21 @@ def distill(
         (120, 2)
     """
     _check_networks(teacher, student)
-    layer: dict[str, Any] = {
-        "method": method,
-        "generator": generator,
-        "seed": seed,
-        "data": {"fraction": fraction, "shots": shots, "n": n},
-    }
-    if steps is not None or epochs is not None:
-        layer["budget"] = {"steps": steps, "epochs": epochs}
     splits = _own_data(data, test_data, mean, std)
-    layer["data"]["name"] = data if splits is None else "npz"
-    if isinstance(teacher, str):
-        layer["teacher"] = {"name": teacher}
+    network = teacher if isinstance(teacher, nn.Module) else None
     modules: Sequence[nn.Module] = ()
-    if isinstance(student, str):
-        layer["student"] = student
-    else:
+    if not isinstance(student, str):
         modules = [student] if isinstance(student, nn.Module) else list(student)
-        layer["student"] = type(modules[0]).__name__
-    layer = merge(layer, settings or {})
-    runtime = merge({"device": device, "quiet": quiet}, layer.pop("runtime", {}))
-    given = Given(splits, teacher if isinstance(teacher, nn.Module) else None, modules)
-    return _run(layer, runtime, given, out)
+    options = {
+        "method": method, "generator": "none" if generator is None else generator,
+        "fraction": fraction, "shots": shots, "n": n, "steps": steps, "epochs": epochs,
+        "seed": seed, "device": device, "quiet": quiet,
+        "dataset": data if splits is None else "npz",
+        "teacher": None if network is not None else teacher,
+        "student": type(modules[0]).__name__ if modules else student,
+    }  # fmt: skip
+    layer = merge(settings_layer(options, dashes=""), settings or {})
+    return _run(layer, layer.pop("runtime"), Given(splits, network, modules), out)
 
 
 def _check_networks(teacher: object, student: object) -> None:
