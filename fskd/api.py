@@ -13,6 +13,7 @@ from fskd.config import Runtime
 from fskd.data.datasets.arrays import from_arrays, plain_images
 from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
+from fskd.options import settings_layer
 from fskd.raw import merge
 from fskd.resolve import resolve, validate
 from fskd.results.store import Result, RunDir
@@ -88,32 +89,26 @@ def distill(
         (120, 2)
     """
     _check_networks(teacher, student)
-    layer: dict[str, Any] = {
-        "method": method,
-        "generator": generator,
-        "seed": seed,
-        "data": {"fraction": fraction, "shots": shots, "n": n},
-    }
-    if steps is not None or epochs is not None:
-        layer["budget"] = {"steps": steps, "epochs": epochs}
     splits = _own_data(data, test_data, mean, std)
     hidden = None
     if not (unlabelled is None or isinstance(unlabelled, int | str | PurePath)):
         hidden = torch.from_numpy(plain_images(unlabelled, "unlabelled"))
-    layer["data"]["unlabelled"] = unlabelled if hidden is None else "own"
-    layer["data"]["name"] = data if splits is None else "npz"
-    if isinstance(teacher, str):
-        layer["teacher"] = {"name": teacher}
+    network = None if isinstance(teacher, str) else teacher
     modules: Sequence[nn.Module] = ()
-    if isinstance(student, str):
-        layer["student"] = student
-    else:
+    if not isinstance(student, str):
         modules = [student] if isinstance(student, nn.Module) else list(student)
-        layer["student"] = type(modules[0]).__name__
-    layer = merge(layer, settings or {})
-    runtime = merge({"device": device, "quiet": quiet}, layer.pop("runtime", {}))
-    own = None if isinstance(teacher, str) else teacher
-    return _run(layer, runtime, Given(splits, own, modules, unlabelled=hidden), out)
+    options = {
+        "method": method, "generator": "none" if generator is None else generator,
+        "fraction": fraction, "shots": shots, "n": n, "steps": steps, "epochs": epochs,
+        "seed": seed, "device": device, "quiet": quiet,
+        "unlabelled": unlabelled if hidden is None else "own",
+        "dataset": data if splits is None else "npz",
+        "teacher": None if network is not None else teacher,
+        "student": type(modules[0]).__name__ if modules else student,
+    }  # fmt: skip
+    layer = merge(settings_layer(options, dashes=""), settings or {})
+    given = Given(splits, network, modules, unlabelled=hidden)
+    return _run(layer, layer.pop("runtime"), given, out)
 
 
 def _check_networks(teacher: object, student: object) -> None:

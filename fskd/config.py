@@ -17,6 +17,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_serializer, m
 from fskd.data.augment import AugmentSettings
 from fskd.data.samplers.base import SamplerSettings
 from fskd.data.samplers.episodic import EpisodicSettings
+from fskd.raw import LENGTH, SIZE, given_together
 from fskd.types import Settings, later
 
 
@@ -88,9 +89,10 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _one_size(self) -> "DataConfig":
-        given = [k for k in ("fraction", "shots", "n") if getattr(self, k) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of fraction, shots and n, not {' and '.join(given)}")
+        if given := given_together(dict(self)):
+            *first, last = SIZE
+            either = f"{', '.join(first)} and {last}"
+            raise ValueError(f"give one of {either}, not {' and '.join(given)}")
         return self
 
     @property
@@ -165,8 +167,8 @@ class BudgetConfig(Settings):
 
     @model_validator(mode="after")
     def _one(self) -> "BudgetConfig":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs")
+        if sum(getattr(self, name) is not None for name in LENGTH) != 1:
+            raise ValueError(f"give exactly one of {' and '.join(LENGTH)}")
         return self
 
     def to_steps(self, n_train: int, batch_size: int, scale: float = 1.0) -> int:
@@ -288,7 +290,7 @@ class RunConfig(Settings):
 
     def _member_run(self, teacher: TeacherConfig, name: str, number: int) -> "RunConfig":
         data = self.data
-        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0, "split_file": None}
+        whole = {**dict.fromkeys(SIZE), "split_seed": 0, "split_file": None}
         update: dict[str, Any] = {"augment": teacher.augment, "val": 0, **LABELS_ONLY}
         if teacher.data == "full":
             update |= whole | {"sampler": FULL_SAMPLER}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fskd.errors import FskdError, SettingError, suggest
+from fskd.raw import SIZE
 from fskd.results.curves import missing
 from fskd.results.external import read_csv_results
 from fskd.results.loading import load
@@ -64,7 +65,7 @@ class Expected(NamedTuple):
     def settings(self) -> tuple[Any, ...]:
         """What tells the run from others."""
         data = self.config["data"]
-        size = tuple(data[name] for name in ("fraction", "shots", "n"))
+        size = tuple(data[name] for name in SIZE)
         if size == (None, None, None):
             size = (1.0, None, None)
         seeds = (self.config["seed"], data["split_seed"])

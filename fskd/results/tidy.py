@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from fskd.raw import SIZE
 from fskd.results.store import Result
 from fskd.results.summary import flat_settings, listed, telling
 
@@ -37,7 +38,7 @@ SHARES = (
 )  # fmt: skip
 """Columns with values in [0, 1]."""
 
-_SIZE = ("data.fraction", "data.shots", "data.n")
+_SIZE = tuple(f"data.{name}" for name in SIZE)
 _AS_THEY_ARE = (
     *("key", "n_train", "num_classes", "top1", "top5", "nll", "ece", "val_top1", "train_top1"),
     *("agreement", "tv_train", "tv_test", "tv_paths", "steps", "epochs", "student_rows"),
@@ -85,7 +86,7 @@ def settings_text(config: Mapping[str, Any]) -> str:
 
 def _fraction(data: Mapping[str, Any]) -> float | None:
     """As it was set; 1 if nothing limits the examples."""
-    return 1.0 if all(data.get(k) is None for k in ("fraction", "shots", "n")) else data["fraction"]
+    return 1.0 if all(data.get(k) is None for k in SIZE) else data["fraction"]
 
 
 def _typed(value: Any, kind: str) -> Any:

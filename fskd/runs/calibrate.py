@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fskd.config import RunConfig
 from fskd.data.loader import chunks
 from fskd.methods.base import LOGITS
+from fskd.raw import SIZE
 from fskd.runs.batches import batch_maker
 from fskd.runs.episodes import first_episode
 from fskd.runs.estimate import Cost, cost, stand_in
@@ -106,7 +107,7 @@ def _job(config: RunConfig) -> Job:
 def _kind(config: RunConfig) -> str:
     """What the time of a step depends on."""
     dump = config.model_dump(mode="json", exclude={"seed", "budget", "inputs_sha256"})
-    chosen = {"fraction", "shots", "n", "split_seed", "splits", "split_file", "val", "sampler"}
+    chosen = {*SIZE, "split_seed", "splits", "split_file", "val", "sampler"}
     for name in chosen - ({"sampler"} if config.data.episodic else set()):
         del dump["data"][name]
     dump["teacher"] = dump["teacher"] and dump["teacher"]["name"]
