@@ -56,7 +56,14 @@ class Joint(nn.Module):
     @property
     def players(self) -> dict[str, Player]:
         """Who minimises what; ``main`` is there in any case."""
-        found = _union("player", (method.players for method in self.methods.values()))
+        found = _union(
+            "player",
+            (
+                {n: one._replace(trains=_all_inside(part, one.trains)) for n, one in own.items()}
+                for part, method in self.methods.items()
+                if (own := method.players)
+            ),
+        )
         return {"main": Player(), **found}
 
     @property
@@ -127,7 +134,7 @@ class Joint(nn.Module):
         known = plan.net("teacher") if objective is not None and objective.asks else None
         if known is not None:
             plan.read(known, "logits")
-        trains = (_inside(part, t) for part, phase in spoken for t in phase.trains)
+        trains = (t for part, phase in spoken for t in _all_inside(part, phase.trains))
         phases = [phase for _, phase in spoken]
         return Stretch(
             name,
@@ -229,10 +236,13 @@ def join(parts: Sequence[Part], ema: float | None = None) -> Joint:
     return Joint(made, ema)
 
 
-def _inside(part: str, trains: str) -> str:
+def _all_inside(part: str, trains: Sequence[str]) -> tuple[str, ...]:
     """``method.head`` of a part is ``method.parts.<part>.head`` of the whole."""
-    root, dot, rest = trains.partition(".")
-    return f"method.parts.{part}{dot}{rest}" if root == "method" else trains
+    named = ((name, *name.partition(".")) for name in trains)
+    return tuple(
+        f"method.parts.{part}{dot}{rest}" if root == "method" else name
+        for name, root, dot, rest in named
+    )
 
 
 def _union(kind: str, several: Iterable[Mapping[str, T]]) -> dict[str, T]:
