@@ -116,8 +116,7 @@ class Joint(nn.Module):
             asked = method.passes if phase.passes is None else phase.passes
             runs = plan.add_all(asked)
             if objective is not None:
-                fed = method.roles.keys() & runs.keys()
-                labelled += [runs[n] if n in fed else plan.net(n) for n in method.labelled]
+                labelled += [plan.labelled(n, runs) for n in method.labelled]
             relabels = type(method).relabel is not Method.relabel
             voices.append(Voice(part, phase, runs, relabels))
             speaks = type(method).terms is not Method.terms or phase.terms != "terms"

@@ -124,6 +124,12 @@ class Plan:
         """The run of a network on the batch, in its usual mode."""
         return self._add(Run(name, frozenset()))
 
+    def labelled(self, name: str, found: Mapping[str, int]) -> int:
+        """The run that learns labels: a method's pass, or a network in its usual mode."""
+        number = found.get(name)
+        usual = number is not None and self.runs[number].mode == "role"
+        return number if number is not None and usual else self.net(name)
+
     def read(self, number: int, tap: str) -> None:
         """A tap of a run is read, too."""
         run = self.runs[number]
@@ -131,8 +137,9 @@ class Plan:
 
     def _add(self, run: Run) -> int:
         for number, known in enumerate(self.runs):
-            if known._replace(taps=run.taps) == run:
-                self.runs[number] = known._replace(taps=known.taps | run.taps)
+            either = known.input_grad or run.input_grad
+            if known._replace(taps=run.taps, input_grad=run.input_grad) == run:
+                self.runs[number] = known._replace(taps=known.taps | run.taps, input_grad=either)
                 return number
         self.runs.append(run)
         return len(self.runs) - 1

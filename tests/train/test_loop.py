@@ -71,7 +71,7 @@ class Adversarial(Method):
     passes = student("embedding"), teacher("embedding")
     players: ClassVar = {
         "discriminator": Player(
-            ("method.parts.own.discriminator",),
+            ("method.discriminator",),
             {"name": "adam", "lr": 0.01, "weight_decay": 0.0, "schedule": "constant"},
             lambda step: step % 2 == 0,
         )
