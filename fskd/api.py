@@ -1,17 +1,19 @@
 """``fskd.distill``: the command line's main job for networks and data handed over from Python."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fskd.config import Runtime
-from fskd.data.datasets.arrays import from_arrays
+from fskd.data.datasets.arrays import from_arrays, plain_images
 from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
+from fskd.options import settings_layer
 from fskd.raw import merge
 from fskd.resolve import resolve, validate
 from fskd.results.store import Result, RunDir
@@ -23,7 +25,7 @@ from fskd.types import DataSplits
 
 
 def distill(
-    teacher: nn.Module | str | None,
+    teacher: nn.Module | Sequence[nn.Module] | Callable[[Tensor], Any] | str | None,
     student: nn.Module | str | Sequence[nn.Module],
     data: Any,
     *,
@@ -35,6 +37,7 @@ def distill(
     fraction: float | None = None,
     shots: int | None = None,
     n: int | None = None,
+    unlabelled: Any = None,
     steps: int | None = None,
     epochs: float | None = None,
     seed: int = 0,
@@ -48,6 +51,8 @@ def distill(
     Args:
         teacher: A trained network that maps images (rows, C, H, W) to logits (rows, K), a name
             from the catalogue (then it is trained first), or None for the default of the data set.
+            Several networks, or names ``a+b``, are an ensemble. A function from images (rows, C, H,
+            W) in [0, 1] to their class probabilities (rows, K) is a black box.
         student: A network (trained in place and left in eval mode), several for online methods, or
             a name.
         data: Name of a data set, a pair (images, labels), or a map-style data set of such pairs.
@@ -61,6 +66,8 @@ def distill(
         fraction: Share of the training set, in (0, 1].
         shots: Examples per class, instead.
         n: Examples in all, instead.
+        unlabelled: Images without labels: ``rest`` of the training set, how many of it, a folder of
+            pictures, or images like those of ``data``; none if None.
         steps: Optimiser updates.
         epochs: Passes over the subset, instead.
         seed: Split, initialisation, order and generator are all derived from it.
@@ -82,41 +89,44 @@ def distill(
         (120, 2)
     """
     _check_networks(teacher, student)
-    layer: dict[str, Any] = {
-        "method": method,
-        "generator": generator,
-        "seed": seed,
-        "data": {"fraction": fraction, "shots": shots, "n": n},
-    }
-    if steps is not None or epochs is not None:
-        layer["budget"] = {"steps": steps, "epochs": epochs}
     splits = _own_data(data, test_data, mean, std)
-    layer["data"]["name"] = data if splits is None else "npz"
-    if isinstance(teacher, str):
-        layer["teacher"] = {"name": teacher}
+    hidden = None
+    if not (unlabelled is None or isinstance(unlabelled, int | str | PurePath)):
+        hidden = torch.from_numpy(plain_images(unlabelled, "unlabelled"))
+    network = None if isinstance(teacher, str) else teacher
     modules: Sequence[nn.Module] = ()
-    if isinstance(student, str):
-        layer["student"] = student
-    else:
+    if not isinstance(student, str):
         modules = [student] if isinstance(student, nn.Module) else list(student)
-        layer["student"] = type(modules[0]).__name__
-    layer = merge(layer, settings or {})
-    runtime = merge({"device": device, "quiet": quiet}, layer.pop("runtime", {}))
-    given = Given(splits, teacher if isinstance(teacher, nn.Module) else None, modules)
-    return _run(layer, runtime, given, out)
+    options = {
+        "method": method, "generator": "none" if generator is None else generator,
+        "fraction": fraction, "shots": shots, "n": n, "steps": steps, "epochs": epochs,
+        "seed": seed, "device": device, "quiet": quiet,
+        "unlabelled": unlabelled if hidden is None else "own",
+        "dataset": data if splits is None else "npz",
+        "teacher": None if network is not None else teacher,
+        "student": type(modules[0]).__name__ if modules else student,
+    }  # fmt: skip
+    layer = merge(settings_layer(options, dashes=""), settings or {})
+    given = Given(splits, network, modules, unlabelled=hidden)
+    return _run(layer, layer.pop("runtime"), given, out)
 
 
 def _check_networks(teacher: object, student: object) -> None:
     """SettingError for anything that is neither a network nor a name."""
-    if not (teacher is None or isinstance(teacher, nn.Module | str)):
-        raise SettingError("teacher", repr(teacher), "a torch.nn.Module, a name or None")
+    several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    nets = [one for one in several if isinstance(one, nn.Module)]
+    other = teacher is None or isinstance(teacher, str) or callable(teacher)
+    if (not nets and not other) or (nets and len(nets) < len(several)):
+        accepted = "a torch.nn.Module, several, a function, a name or None"
+        shown = [type(one).__name__ for one in several] if nets else repr(teacher)
+        raise SettingError("teacher", shown, accepted)
     several = list(student) if isinstance(student, list | tuple) else [student]
     for one in several:
         if not isinstance(one, nn.Module) and not (isinstance(one, str) and one is student):
             raise SettingError("student", repr(one), "a torch.nn.Module, several, or a name")
     if not several or len({id(one) for one in several}) < len(several):
         raise SettingError("student", f"{len(several)} networks", "at least one, each of them once")
-    if any(one is teacher for one in several if isinstance(one, nn.Module)):
+    if any(one is net for one in several for net in nets):
         raise SettingError("student", "the teacher itself", "a network of its own")
 
 
@@ -147,6 +157,7 @@ def _run(
     if given.data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"name": "own"})})
     if given.teacher is not None:
+        given = given._replace(queries=None if config.teacher is None else config.teacher.queries)
         config = config.model_copy(update={"teacher": None})
     with tempfile.TemporaryDirectory() as temporary:
         folder = {"out": temporary if out is None else str(out)}

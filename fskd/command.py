@@ -1,19 +1,60 @@
 """What all command lines share: exit codes, one line for every error, and the terminal."""
 
+import inspect
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fskd.errors import FskdError, SettingError, TrainingError
+from fskd.options import OPTIONS
 
 # Typer carries click inside and exports only a part of its exceptions; this is the common base.
 UsageError: Any = typer.BadParameter.__base__
 
 STOPPED = "stopped; the same command goes on from the last saved state, if there is one"
+
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE ...", help="Any setting by its dotted name."),
+]
+
+
+def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command these ``OPTIONS`` after its first parameter, in place of ``**settings``."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        first, *own, _ = signature.parameters.values()
+        asked = [_parameter(name) for name in names]
+        # Typer reads this in place of what is written there.
+        command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[first, *asked, *own]
+        )
+        return command
+
+    return add
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    option = OPTIONS[name]
+    shown = typer.Option(
+        f"--{name.replace('_', '-')}",
+        help=option.help,
+        metavar=option.metavar,
+        show_default=option.default or True,
+        rich_help_panel=option.panel,
+    )
+    kind: Any = bool if option.flag else str | None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=False if option.flag else None,
+        annotation=Annotated[kind, shown],
+    )
 
 
 def examples(program: str, pairs: Sequence[tuple[str, str]]) -> str:

@@ -8,6 +8,8 @@ it beyond rounding (device, precision, workers, folders) is in ``Runtime`` and o
 import hashlib
 import json
 import math
+import re
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_serializer, model_validator
@@ -15,6 +17,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_serializer, m
 from fskd.data.augment import AugmentSettings
 from fskd.data.samplers.base import SamplerSettings
 from fskd.data.samplers.episodic import EpisodicSettings
+from fskd.raw import LENGTH, SIZE, given_together
 from fskd.types import Settings, later
 
 
@@ -36,6 +39,7 @@ class Component(Settings):
         return {"name": self.name, **own}
 
 
+UNLABELLED = "rest, a number of training images, or a folder of images"
 FULL_SAMPLER = Component(name="stratified", parts=(("stratified", SamplerSettings()),))
 
 
@@ -60,12 +64,35 @@ class DataConfig(Settings):
     )
     val: int = Field(0, ge=0, description="Validation examples, taken from outside the subset.")
     augment: AugmentSettings = AugmentSettings()
+    unlabelled: str | int | None = later(
+        None,
+        description="Images without labels: rest, a number of training images, or a folder (not in"
+        " the key; the hash of its images is).",
+    )
+    unlabelled_share: float = later(
+        0.5, gt=0, lt=1, description="Their share of the rows that are not generated."
+    )
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _number_or_place(cls, given: Any) -> Any:
+        if given is None or given == "rest":
+            return given
+        if isinstance(given, str) and re.fullmatch(r"[+-]?\d+", given):
+            given = int(given)
+        if isinstance(given, PurePath):
+            given = str(given)
+        whole = isinstance(given, int) and not isinstance(given, bool) and given >= 1
+        if not (whole or (isinstance(given, str) and given.strip())):
+            raise ValueError(f"Input should be {UNLABELLED}")
+        return given
 
     @model_validator(mode="after")
     def _one_size(self) -> "DataConfig":
-        given = [k for k in ("fraction", "shots", "n") if getattr(self, k) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of fraction, shots and n, not {' and '.join(given)}")
+        if given := given_together(dict(self)):
+            *first, last = SIZE
+            either = f"{', '.join(first)} and {last}"
+            raise ValueError(f"give one of {either}, not {' and '.join(given)}")
         return self
 
     @property
@@ -86,6 +113,8 @@ class DataConfig(Settings):
 
 
 ADAM_LR = 1e-3
+# A teacher of a run learns from labels alone, whatever its students see.
+LABELS_ONLY = {"unlabelled": None, "unlabelled_share": 0.5}
 
 
 class OptimConfig(Settings):
@@ -138,8 +167,8 @@ class BudgetConfig(Settings):
 
     @model_validator(mode="after")
     def _one(self) -> "BudgetConfig":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs")
+        if sum(getattr(self, name) is not None for name in LENGTH) != 1:
+            raise ValueError(f"give exactly one of {' and '.join(LENGTH)}")
         return self
 
     def to_steps(self, n_train: int, batch_size: int, scale: float = 1.0) -> int:
@@ -153,7 +182,9 @@ class BudgetConfig(Settings):
 class TeacherConfig(Settings):
     """A teacher: a checkpoint, or a run of its own that is made once and reused.
 
-    With a ``teacher`` of its own it is a teacher assistant (a chain).
+    With a ``teacher`` of its own it is a teacher assistant (a chain). ``a+b`` names several
+    networks, whose seeds are ``seed``, ``seed`` + 1 and so on, and whose checkpoints are joined by
+    ``+``, too. ``package.module:function`` may be a black box (see ``fskd.teachers``).
     """
 
     name: str
@@ -168,6 +199,31 @@ class TeacherConfig(Settings):
     optim: OptimConfig = OptimConfig()
     budget: BudgetConfig = BudgetConfig(epochs=40)
     teacher: "TeacherConfig | None" = None
+    table: str | None = later(
+        None, description="Its probabilities of the training images; not in the key (its hash is)."
+    )
+    queries: int | None = later(None, ge=1, description="Most rows it may be asked in training.")
+
+    @property
+    def names(self) -> list[str]:
+        """Networks of its members."""
+        return self.name.split("+")
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Weights files of its members."""
+        if self.checkpoint is None:
+            return []
+        return self.checkpoint.split("+") if len(self.names) > 1 else [self.checkpoint]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TeacherConfig":
+        files, names = len(self.checkpoints), len(self.names)
+        if files and files != names:
+            raise ValueError(f"{names} networks need {names} checkpoints joined by +, not {files}")
+        if self.table is not None and self.checkpoint is not None:
+            raise ValueError("give one of checkpoint and table")
+        return self
 
 
 class RunConfig(Settings):
@@ -196,10 +252,14 @@ class RunConfig(Settings):
             dump["data"].pop(place)
         if self.data.split_file is None or "split" in self.inputs_sha256:
             dump["data"].pop("split_file")
+        if "unlabelled" in self.inputs_sha256:
+            dump["data"].pop("unlabelled", None)
         teacher, level = dump["teacher"], "teacher"
         while teacher is not None:
-            if teacher.pop("checkpoint") is not None:
+            if teacher.pop("checkpoint") is not None or "table" in teacher:
                 kept = {"name": teacher["name"], "sha256": self.inputs_sha256.get(level)}
+                if "queries" in teacher:
+                    kept["queries"] = teacher["queries"]
                 teacher.clear()
                 teacher.update(kept)
                 break
@@ -218,12 +278,20 @@ class RunConfig(Settings):
         return "-".join(parts)
 
     def teacher_run(self) -> "RunConfig":
-        """The run that makes this run's teacher."""
+        """The run that makes this run's teacher, the first of several."""
+        return self.teacher_runs()[0]
+
+    def teacher_runs(self) -> "tuple[RunConfig, ...]":
+        """The runs that make this run's teachers, each with a seed of its own."""
         if self.teacher is None:
             raise ValueError("this run has no teacher")
-        teacher, data = self.teacher, self.data
-        whole = {"fraction": None, "shots": None, "n": None, "split_seed": 0, "split_file": None}
-        update: dict[str, Any] = {"augment": teacher.augment, "val": 0}
+        names = self.teacher.names
+        return tuple(self._member_run(self.teacher, name, i) for i, name in enumerate(names))
+
+    def _member_run(self, teacher: TeacherConfig, name: str, number: int) -> "RunConfig":
+        data = self.data
+        whole = {**dict.fromkeys(SIZE), "split_seed": 0, "split_file": None}
+        update: dict[str, Any] = {"augment": teacher.augment, "val": 0, **LABELS_ONLY}
         if teacher.data == "full":
             update |= whole | {"sampler": FULL_SAMPLER}
         inputs = {
@@ -233,13 +301,13 @@ class RunConfig(Settings):
         }
         return RunConfig(
             data=data.model_copy(update=update),
-            student=teacher.name,
+            student=name,
             teacher=teacher.teacher,
             method=teacher.method,
             generator=teacher.generator,
             optim=teacher.optim,
             budget=teacher.budget,
-            seed=teacher.seed,
+            seed=teacher.seed + number,
             inputs_sha256=inputs,
         )
 

@@ -14,7 +14,8 @@ MAX_YAML_BYTES = 1_000_000
 # Sections that are a part by name: another name drops the settings of the old one.
 NAMED = {"method", "generator", "sampler"}
 # Settings of which at most one holds: a stronger layer's choice drops the weaker layer's.
-EXCLUSIVE = ({"fraction", "shots", "n"}, {"steps", "epochs"})
+SIZE, LENGTH = ("fraction", "shots", "n"), ("steps", "epochs")
+EXCLUSIVE = (SIZE, LENGTH)
 
 
 def merge(weak: Mapping[str, Any], strong: Mapping[str, Any], top: bool = True) -> Raw:
@@ -45,6 +46,27 @@ def merge(weak: Mapping[str, Any], strong: Mapping[str, Any], top: bool = True) 
         else:
             merged[name] = value
     return merged
+
+
+def given_together(values: Mapping[str, Any]) -> list[str]:
+    """Names of settings with a value although at most one of them may have one; empty if none have.
+
+    Example:
+        >>> given_together({"fraction": 0.1, "shots": None, "n": 5, "steps": 8})
+        ['fraction', 'n']
+    """
+    for rivals in EXCLUSIVE:
+        given = [name for name in rivals if values.get(name) is not None]
+        if len(given) > 1:
+            return given
+    return []
+
+
+def refuse_together(values: Mapping[str, Any], dashes: str = "--") -> None:
+    """SettingError for options, or arguments without ``dashes``, that are ``given_together``."""
+    if given := given_together(values):
+        names = " and ".join(f"{dashes}{name}" for name in given)
+        raise SettingError(names, "together", "only one of them")
 
 
 def parse_override(text: str) -> Raw:

@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fskd.config import Component, DataConfig, RunConfig
+from fskd.config import UNLABELLED, Component, DataConfig, RunConfig, TeacherConfig
 from fskd.data.datasets.base import datasets
 from fskd.data.samplers.base import samplers
 from fskd.errors import FskdError, SettingError, suggest
 from fskd.generators.base import generators
 from fskd.methods.base import methods
-from fskd.methods.compose import Joint
+from fskd.methods.compose import join
 from fskd.raw import Raw, merge
 from fskd.registry import Registry
 from fskd.types import Settings
@@ -187,6 +187,8 @@ def _build(raw: Raw) -> RunConfig:
     if needs_teacher(method) and teacher is None:
         raise SettingError("teacher", None, f"a teacher, since {method.name} needs one")
     resolved = validate(RunConfig, config)
+    _check_unlabelled(resolved)
+    _check_averages(resolved)
     # Checked in any case, but a run without teacher does not depend on it.
     return resolved if uses_teacher(resolved) else resolved.model_copy(update={"teacher": None})
 
@@ -197,7 +199,7 @@ def _generator(raw: object, method: Component, section: str) -> Component | None
     if name in (None, "none"):
         return None
     rest = {k: v for k, v in raw.items() if k != "name"} if isinstance(raw, Mapping) else {}
-    uses = any(stretch.generated for stretch in Joint(method.parts).stretches())
+    uses = any(stretch.generated for stretch in join(method.parts).stretches())
     if name == "auto":
         own = [methods.get(part).default_generator for part, _ in method.parts]
         name = next((g for g in own if g), None)
@@ -213,8 +215,13 @@ def _teacher(raw: object, section: str) -> object:
     """The teacher's section with its parts resolved, its own teachers included."""
     if not isinstance(raw, Mapping):
         raise SettingError(section, raw, "a network's name or a mapping of settings")
+    if raw.get("table") is not None:
+        raw = {**raw, "name": "table"}  # whatever network it is from
     method = component(methods, raw.get("method", "ce"), f"{section}.method", joined=True)
     inner = None
+    if who := _who_needs_unlabelled(method):
+        accepted = f"a method that learns from labels alone: {who} needs unlabelled images"
+        raise SettingError(f"{section}.method", f"'{method.name}'", accepted)
     if needs_teacher(method):
         if raw.get("teacher") is None:
             accepted = f"a teacher of its own, since {method.name} needs one"
@@ -224,9 +231,50 @@ def _teacher(raw: object, section: str) -> object:
     return {**raw, "method": method, "generator": generator, "teacher": inner}
 
 
+def _check_averages(config: RunConfig) -> None:
+    """SettingError if a run is asked for an average that its method keeps under that name."""
+    level: RunConfig | TeacherConfig | None = config
+    section = ""
+    while level is not None:
+        if level.optim.ema is not None and "ema" in join(level.method.parts).roles:
+            accepted = f"none: {level.method.name} keeps an average of its own"
+            raise SettingError(f"{section}optim.ema", level.optim.ema, accepted)
+        level, section = level.teacher, f"{section}teacher."
+
+
+def _check_unlabelled(config: RunConfig) -> None:
+    """SettingError unless unlabelled images are there where they are needed, and read if there."""
+    method, data = join(config.method.parts), config.data
+    if data.unlabelled is None:
+        if who := _who_needs_unlabelled(config.method):
+            accepted = f"{UNLABELLED} (--unlabelled), since {who} needs some"
+            raise SettingError("data.unlabelled", None, accepted)
+        if data.unlabelled_share != DataConfig.model_fields["unlabelled_share"].default:
+            accepted = "none without unlabelled images (--unlabelled)"
+            raise SettingError("data.unlabelled_share", data.unlabelled_share, accepted)
+        return
+    if data.episodic is not None:
+        accepted = "none with episodic, whose students see the support alone"
+    elif not any(stretch.unlabelled for stretch in method.stretches()):
+        accepted = f"none: {config.method.name} reads no images without labels"
+    elif method.unlabelled_views > 1 and not data.augment.active:
+        who = f"{method.unlabelled_views} views of {_who_needs_unlabelled(config.method)}"
+        accepted = f"crop, flip or affine, without which the {who} are equal"
+        raise SettingError("data.augment", "off", accepted)
+    else:
+        return
+    raise SettingError("data.unlabelled", repr(data.unlabelled), accepted)
+
+
+def _who_needs_unlabelled(method: Component) -> str:
+    """Name of the method that needs most views of unlabelled rows; empty if none needs any."""
+    views = {name: one.needs.unlabelled for name, one in join(method.parts).methods.items()}
+    return max(views, key=lambda name: views[name]) if any(views.values()) else ""
+
+
 def needs_teacher(method: Component) -> bool:
     """True if some phase asks the teacher."""
-    return any(stretch.asks for stretch in Joint(method.parts).stretches())
+    return any(stretch.asks for stretch in join(method.parts).stretches())
 
 
 def uses_teacher(config: RunConfig) -> bool:
@@ -238,7 +286,7 @@ def uses_teacher(config: RunConfig) -> bool:
 
 def students_needed(method: Component) -> int:
     """How many students the method trains together."""
-    return Joint(method.parts).n_students
+    return join(method.parts).n_students
 
 
 def _check_students(config: Raw, method: Component) -> None:

@@ -1,15 +1,15 @@
 """``python -m fskd.run``: options -> settings -> finished runs and a table."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from fskd.command import examples, make_console, run_command, whole
-from fskd.errors import SettingError
+from fskd.command import Override, examples, make_console, run_command, whole, with_options
+from fskd.options import OPTIONS, RUN, TRAIN, settings_layer
 from fskd.registry import describe
 
 if TYPE_CHECKING:
@@ -39,16 +39,6 @@ PARTS = {
 }
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-DATA, NETS, TRAIN, RUN = "Data", "Networks", "Training", "Running"
-
-Out = Annotated[
-    str | None, typer.Option(help="Folder of all runs.", show_default="runs", rich_help_panel=RUN)
-]
-Override = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE ...", help="Any setting by its dotted name."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Only the final table.", rich_help_panel=RUN)]
 
 
 def _list(value: bool) -> None:
@@ -58,110 +48,30 @@ def _list(value: bool) -> None:
 
 
 @app.command(epilog=examples(PROGRAM, EXAMPLES))
+@with_options(*OPTIONS)
 def command(
     file: Annotated[
         Path | None, typer.Argument(help="YAML file of settings or a protocol.")
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="Method; a+b composes, a,b runs both.", show_default="kdplus"),
-    ] = None,
-    generator: Annotated[
-        str | None, typer.Option(help="Generated points: a name, auto (the method's own) or none.")
-    ] = None,
-    fraction: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FLOAT", help="Share of the training set, in (0, 1].", rich_help_panel=DATA
-        ),
-    ] = None,
-    shots: Annotated[
-        str | None, typer.Option(metavar="INT", help="Examples per class.", rich_help_panel=DATA)
-    ] = None,
-    n: Annotated[
-        str | None, typer.Option(metavar="INT", help="Examples in all.", rich_help_panel=DATA)
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Data set.", show_default="digits", rich_help_panel=DATA)
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder or file of the data.", rich_help_panel=DATA)
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            help="Which examples are chosen.", show_default="stratified", rich_help_panel=DATA
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="Teacher network.", rich_help_panel=NETS)
-    ] = None,
-    student: Annotated[
-        str | None, typer.Option(help="Student network.", rich_help_panel=NETS)
-    ] = None,
-    teacher_checkpoint: Annotated[
-        str | None,
-        typer.Option(help="Teacher weights (.safetensors, .pth).", rich_help_panel=NETS),
-    ] = None,
-    teacher_data: Annotated[
-        str | None,
-        typer.Option(help="Train the teacher on: full or subset.", rich_help_panel=NETS),
-    ] = None,
-    steps: Annotated[
-        str | None, typer.Option(metavar="INT", help="Optimiser updates.", rich_help_panel=TRAIN)
-    ] = None,
-    epochs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FLOAT", help="Instead of steps: passes over the subset.", rich_help_panel=TRAIN
-        ),
-    ] = None,
-    seed: Annotated[
-        str | None,
-        typer.Option(metavar="INT", help="First seed.", show_default="0", rich_help_panel=TRAIN),
-    ] = None,
     seeds: Annotated[
         str, typer.Option(metavar="INT", help="Number of seeds.", rich_help_panel=TRAIN)
     ] = "1",
-    out: Out = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="32-true or bf16-mixed.", rich_help_panel=RUN),
-    ] = None,
-    track: Annotated[
-        str | None,
-        typer.Option(help="tensorboard, mlflow or wandb; a,b for both.", rich_help_panel=RUN),
-    ] = None,
-    quiet: Quiet = False,
     force: Annotated[
         bool, typer.Option("--force", help="Repeat finished runs.", rich_help_panel=RUN)
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Full tracebacks, NaN checks.", rich_help_panel=RUN)
     ] = False,
     list_parts: Annotated[
         bool,
         typer.Option("--list", is_eager=True, callback=_list, help="List all parts and exit."),
     ] = False,
     override: Override = None,
+    **settings: Any,
 ) -> None:
     """Distil a teacher into a student on part of a data set, and say how good it got."""
-    options = {
-        "method": method, "generator": generator, "data.fraction": fraction, "data.shots": shots,
-        "data.n": n, "data.name": dataset, "data.root": data_root, "data.sampler": sampler,
-        "teacher.name": teacher, "student": student, "teacher.checkpoint": teacher_checkpoint,
-        "teacher.data": teacher_data, "budget.steps": steps, "budget.epochs": epochs,
-        "runtime.out": out, "runtime.device": device, "runtime.precision": precision,
-        "runtime.track": track, "runtime.debug": debug or None, "runtime.quiet": quiet or None,
-    }  # fmt: skip
-    numbers = None
+    numbers, seed = None, settings.pop("seed")
     if seed is not None or seeds != "1":
         first = whole("--seed", seed or "0", 0)
         numbers = range(first, first + whole("--seeds", seeds, 1))
-    _execute(file, options, override or [], numbers, force)
+    _execute(file, settings, override or [], numbers, force)
 
 
 def _execute(
@@ -176,12 +86,11 @@ def _execute(
     from fskd.protocol import Protocol, Run, read_protocol
     from fskd.resolve import validate
 
-    _check_exclusive(options)
-    named = {name: value for name, value in options.items() if name != "method"}
-    layer = settings_layer(named, overrides)
+    methods = options.pop("method")
+    layer = settings_layer(options, overrides)
     runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
     protocol = Protocol(name="run") if file is None else read_protocol(file)
-    names = str(options["method"]).split(",") if options["method"] else [None]
+    names = methods.split(",") if methods else [None]
     points = list(_points(layer, names, seeds))
     found = [item for point in points for item in protocol.runs(point)]
     runs: list[Run] = list({item.config.model_dump_json(): item for item in found}.values())
@@ -208,19 +117,6 @@ def _execute(
             save_names(session.out, protocol.name, labels)
     if session.main:
         show(results, make_console(), labels if protocol.arms else {})
-
-
-def settings_layer(options: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Named options that were given, then ``--set``, as one nested mapping."""
-    from fskd.raw import merge, nested, parse_override
-
-    layer: dict[str, Any] = {}
-    for name, value in options.items():
-        if value is not None:
-            layer = merge(layer, nested(name, value))
-    for text in overrides:
-        layer = merge(layer, parse_override(text))
-    return layer
 
 
 def _points(
@@ -250,7 +146,11 @@ def check_all(configs: "Sequence[RunConfig]", out: Path, force: bool = False) ->
 
     left = [config for config in configs if force or finished(config, out) is None]
     for config in _one_of_each(left):
-        prepare(config, out)
+        job = prepare(config, out)
+        if job.queries is not None:
+            from fskd.runs.estimate import check_queries  # it takes the training loop
+
+            check_queries(job)
     for config in left:
         choose_subset(config, load_data(config))
 
@@ -263,14 +163,6 @@ def _one_of_each(configs: "Sequence[RunConfig]") -> "Iterable[RunConfig]":
         return config.model_copy(update={"seed": 0, "data": data}).key()
 
     return {same_but_seeds(config): config for config in configs}.values()
-
-
-def _check_exclusive(options: dict[str, Any]) -> None:
-    for names in (("data.fraction", "data.shots", "data.n"), ("budget.steps", "budget.epochs")):
-        given = [name for name in names if options[name] is not None]
-        if len(given) > 1:
-            flags = [f"--{name.split('.')[1]}" for name in given]
-            raise SettingError(" and ".join(flags), "together", "only one of them")
 
 
 def print_parts(console: Console) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from fskd.command import examples, make_console, run_command, whole
+from fskd.command import Override, examples, make_console, run_command, whole, with_options
 from fskd.engines.base import Engine, Task
 from fskd.engines.local import local_pool, preload
 from fskd.errors import SettingError
-from fskd.run import RUN, Out, Override, Quiet, check_all, settings_layer
+from fskd.options import RUN, settings_layer
+from fskd.run import check_all
 
 if TYPE_CHECKING:
     from fskd.config import Runtime
@@ -52,6 +53,7 @@ class Hands(NamedTuple):
 
 
 @app.command(epilog=examples(PROGRAM, EXAMPLES))
+@with_options("data_root", "out", "device", "quiet")
 def command(
     file: Annotated[Path, typer.Argument(help="Protocol file.")],
     only: Annotated[
@@ -63,11 +65,7 @@ def command(
     seeds: Annotated[
         str | None, typer.Option(metavar="INT", help="Number of seeds instead of the file's.")
     ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder or file of the data.", show_default=False)
-    ] = None,
     override: Override = None,
-    out: Out = None,
     mirror: Annotated[
         str | None,
         typer.Option(
@@ -98,7 +96,6 @@ def command(
     no_report: Annotated[
         bool, typer.Option("--no-report", help="No page at the end.", rich_help_panel=RUN)
     ] = False,
-    quiet: Quiet = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Full tracebacks.", rich_help_panel=RUN)
     ] = False,
@@ -120,9 +117,7 @@ def command(
     gpus_per_run: Annotated[
         float, typer.Option(help="Share of a GPU, in (0, 1].", rich_help_panel=ENGINE)
     ] = 1.0,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=ENGINE)
-    ] = None,
+    **settings: Any,
 ) -> None:
     """Carry out all runs of a protocol; finished ones are skipped, teachers come first."""
     if engine not in ("local", "ray"):
@@ -142,15 +137,14 @@ def command(
     from fskd.engines.tasks import open_ledger
 
     store = None if mirror is None else Mirror(mirror)
-    options = {"data.root": data_root, "runtime.out": out, "runtime.device": device}
-    plan = _plan(file, options, override or [], count, only or [])
+    plan = _plan(file, settings, override or [], count, only or [])
     ledger = open_ledger(plan.tasks, plan.out, retry_failed, starts, store)
     if dry_run:
         _show(plan, ledger)
         return
     _keep_names(plan)
     hands = Hands(engine, address, most, gpus_per_run, mirror)
-    through = not ledger.waiting or _carry_out(plan, ledger, hands, limit, quiet)
+    through = not ledger.waiting or _carry_out(plan, ledger, hands, limit)
     if store is not None:
         for task in ledger.tasks.values():  # what was made elsewhere, or before there was a mirror
             store.fetch(plan.out / task.folder)
@@ -233,15 +227,13 @@ def _keep_names(plan: Plan) -> None:
         save_names(plan.out, plan.name, plan.arms)
 
 
-def _carry_out(
-    plan: Plan, ledger: "Ledger", hands: Hands, max_failures: int | None, quiet: bool
-) -> bool:
+def _carry_out(plan: Plan, ledger: "Ledger", hands: Hands, max_failures: int | None) -> bool:
     from fskd.engines.board import make_board
     from fskd.engines.loop import carry_through
 
     engine = _engine(plan.runtime, hands)
     try:
-        with make_board(quiet) as board:
+        with make_board(plan.runtime.quiet) as board:
             board.say(f"{len(ledger.waiting)} runs, {engine.slots} at once, in {plan.out}")
             return carry_through(ledger, engine, board.look, board.say, max_failures)
     finally:

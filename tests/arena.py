@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from fskd.config import OptimConfig
 from fskd.errors import SettingError
 from fskd.methods.base import Method, Term, methods
-from fskd.methods.compose import Given, Joint, Stretch
+from fskd.methods.compose import join
 from fskd.methods.needs import check_needs
+from fskd.methods.plan import Given, Stretch
 from fskd.models.modes import in_mode
 from fskd.models.taps import LOGITS, FeatureNet
 from fskd.teachers.base import Teacher
+from fskd.teachers.ensemble import Ensemble
 from fskd.train.alone import Alone
 from fskd.train.step import Learner, ask
 from fskd.types import Batch, Outputs, Progress, Shapes, Tools
@@ -38,21 +40,8 @@ PAIRS: dict[str, tuple[tuple[int, Stages], tuple[int, Stages]]] = {
 }
 # Settings that make a step cheap, and that leave nothing out.
 SETTINGS: dict[str, dict[str, Any]] = {"crd": {"n_negatives": 64, "feat_dim": 6}}
-
-
-class Several(nn.Module):
-    """Several teachers, whose common answer is the mean of their logits."""
-
-    def __init__(self, members: Sequence[FeatureNet]) -> None:
-        super().__init__()
-        self.list = nn.ModuleList(members)
-        self.members = tuple(members)
-
-    def forward(self, x: Tensor, read: frozenset[str] = LOGITS) -> Outputs:
-        """The first one's maps, the mean of the logits."""
-        found = [member(x, read | LOGITS) for member in self.members]
-        logits = torch.stack([one.logits for one in found]).mean(0)
-        return found[0]._replace(logits=logits if "logits" in read else None)
+# Methods that draw from the global generator, which the loop seeds in every step, and what.
+DRAWS = {"kdgan": "labels"}
 
 
 class Rows(NamedTuple):
@@ -100,7 +89,7 @@ class Arena:
         nets: tuple[FeatureNet, FeatureNet] | None = None,
     ) -> None:
         student, teacher = nets or networks(pair)
-        self.joint = Joint(parts_of(names))
+        self.joint = join(parts_of(names))
         wanted = max(method.needs.teachers for method in self.joint.methods.values())
         members = [teacher, *(networks(pair, i)[1] for i in range(1, max(wanted, 1)))]
         self.shapes: Shapes = shapes_of(student, teacher, N, seed=3, n_teachers=len(members))
@@ -109,7 +98,7 @@ class Arena:
         self.joint.build(self.shapes)
         peers = [networks(pair, i)[0] for i in range(1, self.joint.n_students)]
         self.task = task_of(self.joint, [student, *peers], teacher)
-        self.source = Several(members) if len(members) > 1 else teacher
+        self.source = Ensemble(members) if len(members) > 1 else teacher
         self.teacher = Teacher(self.source, CPU)
         self.stretch: Stretch = self.joint.stretches()[phase]
         self.task.enter(self.stretch)
@@ -157,7 +146,8 @@ class Arena:
 
         rng = torch.Generator().manual_seed(step)
         batch = self.joint.views(batch, rng, self.stretch)
-        batch = self.joint.relabel(batch, guess, rng, self.stretch)
+        if self.stretch.relabels:
+            batch = self.joint.relabel(batch, guess, rng, self.stretch)
         if self.stretch.input_grad:
             batch = batch._replace(inputs=batch.inputs.detach().requires_grad_())
         return batch
@@ -174,6 +164,8 @@ class Arena:
     def terms(self, batch: Batch, given: Sequence[Given] | None = None) -> dict[str, Term]:
         """Terms of one step."""
         found = self.given(batch) if given is None else given
+        if not DRAWS.keys().isdisjoint(self.joint.methods):
+            torch.manual_seed(0)
         return self.joint(found, batch, self.progress(), self.stretch)
 
     def learner(self, **optim: Any) -> Learner:
@@ -190,7 +182,7 @@ def rows_of(arena: Arena, rows: Rows, seed: int) -> Batch:
     """Random images; generated rows have two parents."""
     rng = torch.Generator().manual_seed(seed)
     indices = torch.randperm(N, generator=rng)[: rows.real]
-    n_views = arena.joint.unlabelled_views * rows.unlabelled
+    n_views = arena.joint.unlabelled_views * rows.unlabelled * arena.stretch.unlabelled
     total = rows.real + n_views + rows.generated
     parts, start = {}, rows.real
     for name, n in {"unlabelled": n_views, "generated": rows.generated}.items():

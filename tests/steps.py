@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fskd.methods.base import Method, Step, Term, methods
-from fskd.methods.compose import Given, Joint, Stretch
+from fskd.methods.compose import Joint, join
+from fskd.methods.plan import Given, Stretch
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 Maps = tuple[tuple[int, ...], ...]
@@ -56,7 +57,7 @@ def joint(names: str, of: Shapes | None = None, **settings: Any) -> Joint:
     first, *others = names.split("+")
     parts = [(first, methods.get(first).Settings(**settings))]
     parts += [(name, methods.get(name).Settings()) for name in others]
-    return Joint(parts).build(of or shapes())
+    return join(parts).build(of or shapes())
 
 
 def phase(of: Joint, name: str = "main") -> Stretch:

@@ -430,6 +430,11 @@ def test_all_methods_can_be_foreseen() -> None:
     planner = Planner()
     for name in methods.names():
         raw = {"method": name, "data": {"shots": 2}, "student": "cnn_small"}
+        needs = methods.get(name).needs
+        if needs.unlabelled:
+            raw["data"] = {"shots": 2, "unlabelled": "rest", "augment": {"affine": 1.0}}
+        if needs.teachers > 1:
+            raw["teacher"] = "cnn_small+cnn_small"
         counts = planner.cost(resolve(raw))
         assert counts.n_train == 20
         assert counts.student_rows >= 0 <= counts.teacher_queries

@@ -282,7 +282,8 @@ def ledger(tmp_path: Path) -> Callable[..., Ledger]:
 
     def make(*needs: str | None, tries: int = 3) -> Ledger:
         config = resolve({"method": "ce"})
-        tasks = {str(i): Task("arm", config, str(i), need) for i, need in enumerate(needs)}
+        several = [() if need is None else (need,) for need in needs]
+        tasks = {str(i): Task("arm", config, str(i), own) for i, own in enumerate(several)}
         return Ledger(tmp_path, tasks, dict(tasks), tries=tries)
 
     return make

@@ -6,16 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fskd.models.modes import in_mode
+from fskd.models.sections import reinitialised
+from fskd.models.staged import Stage, Staged
 from fskd.models.taps import FeatureNet
-from fskd.train.roles import NO_ROLES, make_roles
+from fskd.seeding import derive
+from fskd.train.roles import make_roles
 from fskd.train.task import DistillTask
-from fskd.types import TAPS, Outputs, Shapes, TapShapes
-
-try:
-    from fskd.models.staged import Staged
-except ModuleNotFoundError:  # what this needs of it, for a package without it
-    Staged: Any = nn.Module  # type: ignore[no-redef]
+from fskd.types import TAPS, Shapes
 
 SIZE = (3, 8, 8)
 
@@ -47,15 +44,11 @@ class Tiny(Staged):
     def stem(self, x: Tensor) -> Tensor:
         return self.first(x).relu()
 
-    def stage(self, index: int, x: Tensor) -> Any:
+    def stage(self, index: int, x: Tensor) -> Stage:
         before = x
         for conv in self.blocks[index]:
             before = conv(x)
             x = before.relu()
-        try:
-            from fskd.models.staged import Stage
-        except ModuleNotFoundError:
-            return x, before
         return Stage(x, before)
 
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,19 +57,6 @@ class Tiny(Staged):
 
     def norm(self, index: int) -> nn.Module | None:
         return self.blocks[index][-1][-1]
-
-    def taps(self, x: Tensor) -> Outputs:
-        x = stem = self.stem(x)
-        stages, pre = [], []
-        for index in range(self.n_stages):
-            x, before = self.stage(index, x)
-            stages.append(x)
-            pre.append(before)
-        embedding, logits = self.head(x)
-        return Outputs(logits, embedding, tuple(stages), tuple(pre), stem)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.taps(x).logits
 
 
 def block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
@@ -106,21 +86,11 @@ def warmed(net: FeatureNet, seed: int) -> FeatureNet:
     return net
 
 
-def tap_shapes(net: FeatureNet) -> TapShapes:
-    """Shapes of all taps, and the norms before the pre-activations."""
-    with torch.no_grad(), in_mode(net, "eval"):
-        out = net(torch.zeros(2, *SIZE), frozenset(TAPS))
-    stages, pre = (tuple(tuple(x.shape[1:]) for x in maps) for maps in (out.stages, out.pre))
-    single = (tuple(x.shape[1:]) for x in (out.logits, out.embedding))
-    norm = getattr(net.net, "norm", lambda index: None)
-    norms = tuple(norm(index) for index in range(len(pre)))
-    return TapShapes(*single, stages, pre, tuple(out.stem.shape[1:]), norms)
-
-
 def shapes_of(student: FeatureNet, teacher: FeatureNet | None, n: int, **more: Any) -> Shapes:
     """Shapes of a run on n examples whose classes alternate."""
-    ours = tap_shapes(student)
-    theirs = None if teacher is None else tap_shapes(teacher)
+    read = frozenset(TAPS)
+    ours = student.tap_shapes(SIZE, read)
+    theirs = None if teacher is None else teacher.tap_shapes(SIZE, read)
     classes = ours.logits[0]
     return Shapes(classes, n, ours, theirs, torch.arange(n) % classes, SIZE, **more)
 
@@ -129,7 +99,9 @@ def task_of(
     method: Any, students: Sequence[FeatureNet], teacher: nn.Module | None = None, seed: int = 0
 ) -> DistillTask:
     """Student, peers, roles and methods in one module."""
-    found = NO_ROLES
-    if method.roles:
-        found = make_roles(method.roles, students, teacher, SIZE, seed)
+
+    def fresh(net: FeatureNet, role: str) -> FeatureNet:
+        return reinitialised(net, derive(seed, "role", role))
+
+    found = make_roles(method.roles, students, teacher, SIZE, fresh)
     return DistillTask({"student": students[0], **found.own}, method, found.shared)

@@ -92,6 +92,7 @@ class DeviceLoader:
         moves: Augmentation.
         seed: Run seed; order and augmentation have streams of their own.
         device: Where images live and batches are made.
+        view: Number of the view; views show the same images in the same order, moved differently.
     """
 
     sharded = False
@@ -104,13 +105,14 @@ class DeviceLoader:
         moves: AugmentSettings,
         seed: int,
         device: torch.device,
+        view: int = 0,
     ) -> None:
         if not isinstance(source.images, Tensor):
             raise TypeError("DeviceLoader needs images in memory; use WorkerLoader")
         self.images = source.images[subset].to(device)
         self.targets = source.targets[subset].to(device)
         self.source, self.moves, self.seed, self.device = source, moves, seed, device
-        self.stream = IndexStream(len(subset), rows, seed)
+        self.stream, self.view = IndexStream(len(subset), rows, seed), view
         self.fixed_views = not moves.active
 
     def batch(self, step: int) -> Batch:
@@ -118,7 +120,8 @@ class DeviceLoader:
         index = to_device(self.stream(step), self.device)
         images = self.images[index]
         if self.moves.active:
-            images = augment(images, self.moves, torch_generator(self.seed, "augment", step))
+            rng = torch_generator(self.seed, "augment", step, *_view(self.view))
+            images = augment(images, self.moves, rng)
         return Batch(normalise(images, self.source), self.targets[index], index)
 
 
@@ -138,6 +141,7 @@ class WorkerLoader:
         workers: Worker processes; 0 decodes in this one.
         rank: Number of this process.
         world: Number of processes.
+        view: As of a ``DeviceLoader``.
     """
 
     sharded = True
@@ -153,9 +157,10 @@ class WorkerLoader:
         workers: int = 2,
         rank: int = 0,
         world: int = 1,
+        view: int = 0,
     ) -> None:
         self.source, self.subset, self.seed, self.device = source, subset, seed, device
-        self.stream = IndexStream(len(subset), rows, seed)
+        self.stream, self.view = IndexStream(len(subset), rows, seed), view
         self.fixed_views = not moves.active
         self.dataset = DecodedImages(source, moves)
         self.workers, self.rank, self.world = workers, rank, world
@@ -182,10 +187,15 @@ class WorkerLoader:
         """(position in the data set, position in the subset, seed) of this process's rows."""
         index = self.stream(step).tolist()
         return [
-            (int(self.subset[i]), i, derive(self.seed, "augment", step, row))
+            (int(self.subset[i]), i, derive(self.seed, "augment", step, row, *_view(self.view)))
             for row, i in enumerate(index)
             if row % self.world == self.rank
         ]
+
+
+def _view(number: int) -> tuple[str | int, ...]:
+    """What tells the stream of a further view from the first one's."""
+    return ("view", number) if number else ()
 
 
 class _Steps:
@@ -244,6 +254,7 @@ def make_loader(
     workers: int = 2,
     rank: int = 0,
     world: int = 1,
+    view: int = 0,
 ) -> DeviceLoader | WorkerLoader:
     """The loader that fits the images.
 
@@ -253,8 +264,8 @@ def make_loader(
     if rows < world:
         raise SettingError("optim.batch_size", rows, f"at least one real row per process ({world})")
     if isinstance(source.images, Tensor):
-        return DeviceLoader(source, subset, rows, moves, seed, device)
-    return WorkerLoader(source, subset, rows, moves, seed, device, workers, rank, world)
+        return DeviceLoader(source, subset, rows, moves, seed, device, view)
+    return WorkerLoader(source, subset, rows, moves, seed, device, workers, rank, world, view)
 
 
 def rows_at_once(size: tuple[int, ...], device: torch.device) -> int:

@@ -13,6 +13,7 @@ from fskd.data.index_lists import complete, read_indices
 from fskd.data.split_files import check_data
 from fskd.data.splits import check_balance, order_hash, subset_size
 from fskd.errors import SettingError
+from fskd.raw import refuse_together
 from fskd.types import ImageSet, Pool, Ranking
 
 
@@ -129,10 +130,7 @@ def chosen_of(
         shots: Examples per class.
         n: Examples in all.
     """
-    sizes = {"--fraction": fraction, "--shots": shots, "--n": n}
-    given = [option for option, value in sizes.items() if value is not None]
-    if len(given) > 1:
-        raise SettingError(" and ".join(given), "together", "only one of them")
+    refuse_together({"fraction": fraction, "shots": shots, "n": n})
     if shots is not None and images is not None:
         size = subset_size(images.targets, images.num_classes, shots=shots)
         check_balance(images.targets[ranking.order[:size]], shots, ranking.source)

@@ -19,11 +19,13 @@ class Subset(NamedTuple):
         train: int64 (n,).
         val: int64 (n_val,), disjoint from ``train``; empty unless asked for.
         split_sha256: Hash of the ranking that both come from.
+        left: int64, all others, in the order of the ranking.
     """
 
     train: Tensor
     val: Tensor
     split_sha256: str
+    left: Tensor
 
 
 def order_hash(order: Tensor) -> str:
@@ -103,7 +105,8 @@ def take(ranking: Ranking, size: int, n_val: int, targets: Tensor, num_classes: 
     left = len(ranking.order) - size
     if n_val > left:
         raise SettingError("data.val", n_val, f"at most {left}, the examples outside the subset")
-    return Subset(train, ranking.order[size : size + n_val], ranking.sha256)
+    _, val, others = ranking.order.tensor_split([size, size + n_val])
+    return Subset(train, val, ranking.sha256, others)
 
 
 def check_balance(targets: Tensor, shots: int, source: str) -> None:

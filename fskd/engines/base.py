@@ -17,13 +17,13 @@ class Task(NamedTuple):
         arm: What it is called in tables; ``TEACHER`` for runs that only make a teacher.
         config: Its settings, with the hashes of its inputs.
         key: Its key.
-        teacher: Folder of the run that makes its teacher, or None.
+        teachers: Folders of the runs that make its teacher.
     """
 
     arm: str
     config: "RunConfig"
     key: str
-    teacher: str | None = None
+    teachers: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -31,9 +31,9 @@ class Task(NamedTuple):
         return f"{self.config.label()}-{self.key}"
 
     @property
-    def needs(self) -> str | None:
-        """Key of the run that makes its teacher."""
-        return None if self.teacher is None else self.teacher.rpartition("-")[2]
+    def needs(self) -> frozenset[str]:
+        """Keys of the runs that make its teacher."""
+        return frozenset(folder.rpartition("-")[2] for folder in self.teachers)
 
 
 class Place(NamedTuple):

@@ -47,7 +47,7 @@ class Ledger:
         """The next task that can be started now; it counts as running."""
         now = time.monotonic()
         for key, task in list(self.waiting.items()):
-            if task.needs in self.failed:
+            if task.needs & self.failed.keys():
                 self.failed[key] = "its teacher was not made"
                 del self.waiting[key]
             elif self._can_start(task, now):
@@ -57,7 +57,7 @@ class Ledger:
         return None
 
     def _can_start(self, task: Task, now: float) -> bool:
-        taught = task.needs is None or task.needs in self.results
+        taught = task.needs <= self.results.keys()
         return taught and self._not_before.get(task.key, 0.0) <= now
 
     def settle(self, task: Task, outcome: Outcome) -> None:

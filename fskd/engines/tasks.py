@@ -18,6 +18,7 @@ from fskd.resolve import needs_teacher
 from fskd.results.store import RunDir
 from fskd.runs.prepare import identify
 from fskd.runs.ranking import ranking_run
+from fskd.runs.teacher import teacher_runs
 
 
 def make_tasks(runs: Iterable[Run]) -> dict[str, Task]:
@@ -40,28 +41,24 @@ def known_tasks(runs: Iterable[Run]) -> dict[str, Task]:
 
 def _task(arm: str, config: RunConfig) -> Task:
     named, _ = identify(config)
-    teacher = _teacher_run(named)
-    if teacher is None:
-        return Task(arm, named, named.key())
-    return Task(arm, named, named.key(), _task(TEACHER, teacher).folder)
+    own = tuple(_task(TEACHER, run).folder for run in _teacher_runs(named))
+    return Task(arm, named, named.key(), own)
 
 
-def _teacher_run(config: RunConfig) -> RunConfig | None:
-    """The run that has to be finished before this one, if its teacher is made by one."""
+def _teacher_runs(config: RunConfig) -> tuple[RunConfig, ...]:
+    """The runs that have to be finished before this one, where they make its teacher."""
     if config.teacher is None:
-        return None
-    asked = config if needs_teacher(config.method) else ranking_run(config)
-    made = asked.teacher is not None and asked.teacher.checkpoint is None
-    return asked.teacher_run() if made else None
+        return ()
+    return teacher_runs(config if needs_teacher(config.method) else ranking_run(config))
 
 
 def _teachers(task: Task) -> list[Task]:
     """The runs that make a task's teacher, the first of a chain first."""
-    teacher = _teacher_run(task.config)
-    if teacher is None:
-        return []
-    own = _task(TEACHER, teacher)
-    return [*_teachers(own), own]
+    found: list[Task] = []
+    for run in _teacher_runs(task.config):
+        own = _task(TEACHER, run)
+        found += [*_teachers(own), own]
+    return found
 
 
 def open_ledger(
@@ -96,7 +93,7 @@ def open_ledger(
     for task in tasks.values():
         sort(task)
     students, ledger.waiting = ledger.waiting, {}
-    taught = {task.needs: task for task in students.values() if task.needs is not None}
+    taught = {task.needs: task for task in students.values() if task.needs}
     first = {teacher.key: teacher for task in taught.values() for teacher in _teachers(task)}
     for teacher in first.values():
         sort(teacher)

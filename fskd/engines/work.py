@@ -21,8 +21,8 @@ def carry_out(task: Task, place: Place) -> Outcome:
     try:
         session, mirror = _equipment(place)
         session.made.discard(task.key)
-        for folder in (task.teacher, task.folder):
-            if mirror is not None and folder is not None:
+        for folder in (*task.teachers, task.folder):
+            if mirror is not None:
                 mirror.fetch(session.out / folder)
         role = "teacher" if task.arm == TEACHER else "student"
         result = run(task.config, session, role=role, wait=False)

@@ -5,20 +5,22 @@ many rows it wants, draws from the random stream it is given, and leaves inputs,
 of the real rows as they are, or drops the real rows altogether. Because generated rows follow the
 real ones, any generator works with any method.
 
-This class chooses partners, puts them side by side and keeps account of whose classes went into
-which row; a generator is the few lines that make one row of two (``mix``).
+This class asks the parts that say when rows are generated (``schedules``) and which rows are mixed
+(``partners``), puts them side by side and keeps account of whose classes went into which row; a
+generator, the mixer, is the few lines that make one row of two (``mix``).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field
+import torch.nn.functional as F
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from fskd.errors import SettingError
-from fskd.generators.pairs import PairRule, pair
+from fskd.generators.partners import partners
+from fskd.generators.schedules import Schedule, schedules
 from fskd.registry import Registry
 from fskd.seeding import to_device
 from fskd.types import Batch, Settings, Tools
@@ -28,7 +30,7 @@ class GeneratorSettings(Settings):
     """Settings of every generator: how many rows are generated, and when."""
 
     share: float = Field(0.5, gt=0, le=1, description="Share of generated rows; 1: no real rows.")
-    when: Literal["joint", "alternate"] = Field(
+    when: str = Field(
         "joint",
         description="joint: every step; alternate: a step is all real or all generated, and then"
         " the weight of its only term cancels.",
@@ -39,7 +41,24 @@ class GeneratorSettings(Settings):
     scale_epochs: bool = Field(
         False, description="alternate: lengthen training by 1/real_probability."
     )
-    pairs: PairRule = Field("all", description="Which pairs are mixed.")
+    pairs: str = Field("all", description="Which pairs are mixed.")
+
+    @field_validator("when")
+    @classmethod
+    def _scheduled(cls, name: str) -> str:
+        return _known(name, schedules)
+
+    @field_validator("pairs")
+    @classmethod
+    def _ruled(cls, name: str) -> str:
+        return _known(name, partners)
+
+
+def _known(name: str, parts: Registry[Any]) -> str:
+    if name not in parts.names():
+        *others, last = (f"'{part}'" for part in parts.names())
+        raise ValueError(f"Input should be {', '.join(others)} or {last}")
+    return name
 
 
 class Mixed(NamedTuple):
@@ -65,6 +84,9 @@ class Generator(ABC):
 
     def __init__(self, settings: GeneratorSettings | None = None) -> None:
         self.settings = settings or self.Settings()
+        own = self.settings
+        kind: type[Schedule] = schedules.get(own.when)
+        self.schedule = kind(own.share, own.real_probability, own.scale_epochs)
 
     @abstractmethod
     def mix(self, first: Tensor, partner: Tensor, rng: torch.Generator) -> Mixed:
@@ -89,70 +111,54 @@ class Generator(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Restores what ``state_dict`` gave."""
 
-    def rows(self, total: int) -> tuple[int, int]:
-        """(real rows to draw, rows to generate) for ``total`` student rows a step.
-
-        Raises:
-            SettingError: If one row is to hold both real and generated ones.
-        """
-        if self.settings.when == "alternate" or self.settings.share == 1:
-            return total, total
-        if total < 2:
-            accepted = "at least 2, a real and a generated row (or generator.share: 1)"
-            raise SettingError("optim.batch_size", total, accepted)
-        generated = min(max(round(total * self.settings.share), 1), total - 1)
-        return total - generated, generated
-
-    @property
-    def step_scale(self) -> float:
-        """Factor on the number of steps (``scale_epochs``)."""
-        settings = self.settings
-        if settings.when == "alternate" and settings.scale_epochs:
-            return 1 / settings.real_probability
-        return 1.0
-
     def __call__(
         self,
         batch: Batch,
         rng: torch.Generator,
         n: int | None = None,
         turn: torch.Generator | None = None,
+        labelled: bool = False,
     ) -> Batch:
         """The batch with generated rows.
 
         Args:
-            batch: Real rows only.
+            batch: Real rows, and unlabelled ones behind them if there are some.
             rng: CPU generator; the only source of randomness.
-            n: Rows to generate; by default what ``share`` gives for this many real rows.
+            n: Rows to generate; by default what ``share`` gives for this many rows.
             turn: Decides whether an ``alternate`` step is real; ``rng`` if None. Processes that
                 generate for themselves share it, so that they take turns together.
+            labelled: Whether unlabelled rows are no parents, as with ``different_class``.
 
         Returns:
-            The real rows (none with ``share`` = 1 or in a generated step of ``alternate``)
+            The rows given (none with ``share`` = 1 or in a generated step of ``alternate``)
             followed by ``n`` generated rows. The batch itself if no row can be generated, as with
             ``different_class`` in a batch of one class.
         """
-        settings, real = self.settings, batch.n_real
-        if settings.when == "alternate" and (
-            torch.rand((), generator=turn or rng).item() < settings.real_probability
-        ):
+        settings, schedule, known = self.settings, self.schedule, batch.n_known
+        if schedule.all_real(turn or rng):
             return batch
         if n is None:
-            lone = settings.share == 1 or settings.when == "alternate"
-            n = real if lone else max(round(real * settings.share / (1 - settings.share)), 1)
-        pairs = pair(batch.targets, n, settings.pairs, rng)
+            part = settings.share
+            n = known if schedule.replaces else max(round(known * part / (1 - part)), 1)
+        targets = batch.targets
+        if known > batch.n_real and not labelled and settings.pairs != "different_class":
+            targets = F.pad(targets, (0, known - batch.n_real), value=-1)
+        pairs = partners.get(settings.pairs)(targets, n, rng) if n and len(targets) else None
         if pairs is None:
             return batch
         first, partner = (to_device(index, batch.inputs.device) for index in pairs)
         mixed = self.mix(batch.inputs[first], batch.inputs[partner], rng)
         share = to_device(mixed.share, batch.inputs.device)
-        keep = 0 if settings.when == "alternate" or settings.share == 1 else real
+        keep = 0 if schedule.replaces else known
         return Batch(
             torch.cat([batch.inputs[:keep], mixed.inputs]),
             batch.targets[:keep],
             batch.indices[:keep],
-            {"generated": slice(keep, keep + len(mixed.inputs))},
-            parents=torch.stack([batch.targets[first], batch.targets[partner]], 1),
+            {
+                **(batch.parts if keep else {}),
+                "generated": slice(keep, keep + len(mixed.inputs)),
+            },
+            parents=torch.stack([targets[first], targets[partner]], 1),
             shares=torch.stack([share, 1 - share], 1),
         )
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.generators.base import Generator, GeneratorSettings, Mixed, generators
-from fskd.generators.pairs import draw_shares
+from fskd.generators.shares import draw_shares
 from fskd.seeding import to_device
 
 

@@ -1,7 +1,7 @@
 """``a+b``: methods that share passes and one objective, and what each phase of a run asks for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,6 @@ from fskd.errors import SettingError
 from fskd.methods.base import (
     BareSettings,
     Method,
-    Mode,
-    Pass,
     Phase,
     Player,
     Role,
@@ -20,97 +18,13 @@ from fskd.methods.base import (
     methods,
 )
 from fskd.methods.objective import NAMES, Objective
+from fskd.methods.plan import Given, Plan, Stretch, Voice
 from fskd.seeding import derive
 from fskd.types import Batch, Outputs, Progress, Settings, Shapes
 
 # Name and settings; the settings are of the method's own class, which the registry knows.
 Part = tuple[str, Settings]
 T = TypeVar("T")
-Given = Outputs | tuple[Outputs, ...]
-
-
-class Source(NamedTuple):
-    """A map of an earlier run: its number, the tap, and the stage."""
-
-    run: int
-    tap: str
-    stage: int
-
-
-class Run(NamedTuple):
-    """A pass as it is made, for all who asked for it.
-
-    Attributes:
-        net: As in ``Pass``.
-        taps: Everything that somebody reads.
-        source: Where its input is from; None for the batch.
-        mode: As in ``Pass``.
-        input_grad: As in ``Pass``.
-    """
-
-    net: str
-    taps: frozenset[str]
-    source: Source | None = None
-    mode: Mode = "role"
-    input_grad: bool = False
-
-    @property
-    def asks(self) -> bool:
-        """Whether the teacher is asked."""
-        return self.net in ("teacher", "teachers")
-
-
-class Voice(NamedTuple):
-    """A method that has a say in a stretch: its phase, and which run each of its passes is."""
-
-    part: str
-    phase: Phase
-    runs: Mapping[str, int]
-
-
-class Stretch(NamedTuple):
-    """A phase of the whole run.
-
-    Attributes:
-        name: ``<method>.<phase>`` where only one of several methods has a say.
-        share: As in ``Phase``.
-        trains: As in ``Phase``, submodules of methods under ``method.parts``.
-        restart: As in ``Phase``.
-        lr_scale: As in ``Phase``.
-        runs: Every pass once, those on the batch before those on maps.
-        voices: Who has a say.
-        objective: What is learned from labels and soft targets.
-        labelled: Runs whose logits learn the labels, the student's first.
-        teacher: The run whose logits are the soft targets.
-        generated: Whether generated rows are read.
-    """
-
-    name: str
-    share: float
-    trains: tuple[str, ...]
-    restart: bool
-    lr_scale: float
-    runs: tuple[Run, ...]
-    voices: tuple[Voice, ...]
-    objective: Objective | None
-    labelled: tuple[int, ...]
-    teacher: int | None
-    generated: bool
-
-    @property
-    def trained(self) -> bool:
-        """Whether some network other than the teacher is run on the batch."""
-        return any(not run.asks for run in self.runs)
-
-    @property
-    def asks(self) -> bool:
-        """Whether the teacher is asked."""
-        return any(run.asks for run in self.runs)
-
-    @property
-    def input_grad(self) -> bool:
-        """Whether some pass needs a gradient of the batch."""
-        return any(run.input_grad for run in self.runs)
 
 
 class Joint(nn.Module):
@@ -119,26 +33,25 @@ class Joint(nn.Module):
     Known from settings alone; ``build`` makes what depends on the networks.
 
     Args:
-        parts: Name and settings of each method.
+        made: Every method by name, not yet built.
+        ema: Decay of an average of the student that is measured beside it; None for no such.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, made: Mapping[str, Method], ema: float | None = None) -> None:
         super().__init__()
-        made = {name: methods.get(name)(cast(BareSettings, own)) for name, own in parts}
+        self._average = {} if ema is None else {"ema": Role(weights="ema", decay=ema)}
         # Those with several students come first: their labels reach all of them.
         self._names = tuple(sorted(made, key=lambda name: len(made[name].labelled), reverse=True))
-        self.parts = nn.ModuleDict({name: made[name] for name in self._names})
+        # Also in a plain dictionary, which knows their type; a step looks them up several times.
+        self.methods = {name: made[name] for name in self._names}
+        self.parts = nn.ModuleDict(self.methods)
         self.unit = frozenset(NAMES).union(*(method.unit for method in self.methods.values()))
 
     @property
-    def methods(self) -> dict[str, Method]:
-        """Every method by name."""
-        return {name: cast(Method, self.parts[name]) for name in self._names}
-
-    @property
     def roles(self) -> dict[str, Role]:
-        """Further networks of all methods."""
-        return _union("role", (method.roles for method in self.methods.values()))
+        """Further networks of all methods, and the average of the student that is asked for."""
+        own = (method.roles for method in self.methods.values())
+        return _union("role", (*own, self._average))
 
     @property
     def players(self) -> dict[str, Player]:
@@ -195,17 +108,21 @@ class Joint(nn.Module):
                 if (own := self.methods[part].settings.objective().only(phase.objective))
             }
         )
-        plan, voices, labelled = _Plan(), list[Voice](), list[int]()
+        plan, voices, labelled = Plan(), list[Voice](), list[int]()
         generated = objective is not None and objective.makes
+        unlabelled = objective is not None and objective.asks
         for part, phase in spoken:
             method = self.methods[part]
             asked = method.passes if phase.passes is None else phase.passes
             runs = plan.add_all(asked)
             if objective is not None:
                 labelled += [plan.labelled(n, runs) for n in method.labelled]
-            voices.append(Voice(part, phase, runs))
+            relabels = type(method).relabel is not Method.relabel
+            voices.append(Voice(part, phase, runs, relabels))
             speaks = type(method).terms is not Method.terms or phase.terms != "terms"
-            generated = generated or (speaks and method.rows == "base")
+            reads = speaks and method.rows == "base"
+            generated, unlabelled = generated or reads, unlabelled or reads
+            unlabelled = unlabelled or method.needs.unlabelled > 0
         labelled = list(dict.fromkeys(labelled))
         for number in labelled:
             plan.read(number, "logits")
@@ -226,6 +143,7 @@ class Joint(nn.Module):
             tuple(labelled),
             known,
             generated,
+            unlabelled,
         )
 
     def views(self, batch: Batch, rng: torch.Generator, stretch: Stretch) -> Batch:
@@ -293,6 +211,11 @@ class Joint(nn.Module):
             batch = self.methods[voice.part].relabel(batch, ask, rng)
         return batch
 
+    @property
+    def measures(self) -> bool:
+        """Whether some method measures more than the student."""
+        return any(type(one).measured is not Method.measured for one in self.methods.values())
+
     def measured(self, given: Sequence[Given], batch: Batch, stretch: Stretch) -> dict[str, Tensor]:
         """Logits that are evaluated besides the student's."""
         found: dict[str, Tensor] = {}
@@ -302,47 +225,10 @@ class Joint(nn.Module):
         return found
 
 
-class _Plan:
-    """Passes merged: those of one network on one input in one mode are one run."""
-
-    def __init__(self) -> None:
-        self.runs: list[Run] = []
-
-    def add_all(self, passes: Iterable[Pass]) -> dict[str, int]:
-        """Adds the passes of one method; which run each of them is."""
-        found: dict[str, int] = {}
-        for one in passes:
-            source = None
-            if one.on != "inputs":
-                name, tap, *stage = one.on.split(".")
-                source = Source(found[name], tap, int(stage[0]) if stage else 0)
-                self.read(source.run, tap)
-            found[one.name] = self._add(Run(one.net, one.taps, source, one.mode, one.input_grad))
-        return found
-
-    def net(self, name: str) -> int:
-        """The run of a network on the batch, in its usual mode."""
-        return self._add(Run(name, frozenset()))
-
-    def labelled(self, name: str, found: Mapping[str, int]) -> int:
-        """The run that learns labels: a method's pass, or a network in its usual mode."""
-        number = found.get(name)
-        usual = number is not None and self.runs[number].mode == "role"
-        return number if number is not None and usual else self.net(name)
-
-    def read(self, number: int, tap: str) -> None:
-        """A tap of a run is read, too."""
-        run = self.runs[number]
-        self.runs[number] = run._replace(taps=run.taps | {tap})
-
-    def _add(self, run: Run) -> int:
-        for number, known in enumerate(self.runs):
-            either = known.input_grad or run.input_grad
-            if known._replace(taps=run.taps, input_grad=run.input_grad) == run:
-                self.runs[number] = known._replace(taps=known.taps | run.taps, input_grad=either)
-                return number
-        self.runs.append(run)
-        return len(self.runs) - 1
+def join(parts: Sequence[Part], ema: float | None = None) -> Joint:
+    """The methods of these names and settings; see ``Joint``."""
+    made = {name: methods.get(name)(cast(BareSettings, own)) for name, own in parts}
+    return Joint(made, ema)
 
 
 def _inside(part: str, trains: str) -> str:

@@ -6,15 +6,15 @@ from typing import cast
 from torch import Tensor, nn
 
 from fskd.models.catalog import models
-from fskd.types import Outputs
+from fskd.models.staged import Stage, Staged
 
 
-class ConvNet(nn.Module):
+class ConvNet(Staged):
     """Plain stack of conv3x3 + BN + ReLU; a stage begins where the resolution is halved.
 
     Args:
-        widths: Output channels of each convolution, grouped by stage; every stage after the first
-            begins with stride 2. The first convolution of the first stage is the stem.
+        widths: Output channels of each convolution, of the stem and of every stage; each stage
+            begins with stride 2.
         num_classes: K.
         in_channels: C.
     """
@@ -23,6 +23,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, widths: Sequence[Sequence[int]], num_classes: int, in_channels: int) -> None:
         super().__init__()
+        self.n_stages = len(widths) - 1
         self.stages = nn.ModuleList()
         channels = in_channels
         for number, stage in enumerate(widths):
@@ -38,21 +39,25 @@ class ConvNet(nn.Module):
             self.stages.append(convs)
         self.fc = nn.Linear(channels, num_classes)
 
-    def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, H, W)."""
-        stages, pre = [], []
-        for convs in self.stages:
-            for conv in cast(nn.ModuleList, convs):
-                before = conv(x)
-                x = before.relu()
-            stages.append(x)
-            pre.append(before)
-        embedding = x.mean((2, 3))
-        return Outputs(self.fc(embedding), embedding, tuple(stages), tuple(pre))
+    def stem(self, x: Tensor) -> Tensor:
+        return self._run(0, x).map
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def stage(self, index: int, x: Tensor) -> Stage:
+        return self._run(index + 1, x)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = x.mean((2, 3))
+        return embedding, self.fc(embedding)
+
+    def norm(self, index: int) -> nn.Module | None:
+        return self.stages.get_submodule(f"{index + 1}")[-1][-1]  # type: ignore[index]
+
+    def _run(self, number: int, x: Tensor) -> Stage:
+        before = x
+        for conv in cast(nn.ModuleList, self.stages[number]):
+            before = conv(x)
+            x = before.relu()
+        return Stage(x, before)
 
 
 @models.register("cnn_tiny")

@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
+from fskd.models.staged import Stage
 
-def run_stage(blocks: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
+
+def run_stage(blocks: nn.Sequential, x: Tensor) -> Stage:
     """Runs blocks that return their map before its last ReLU.
 
     The ReLU is applied here and never in place: both maps are taps.
@@ -13,13 +15,13 @@ def run_stage(blocks: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
         x: Input of the first block, (rows, C, H, W).
 
     Returns:
-        The stage, (rows, C_l, H_l, W_l), and the same map before its ReLU.
+        The map (rows, C_l, H_l, W_l), and the same before its ReLU.
     """
     before = x
     for block in blocks:
         before = block(x)
         x = before.relu()
-    return x, before
+    return Stage(x, before)
 
 
 def shuffle_channels(x: Tensor, groups: int) -> Tensor:

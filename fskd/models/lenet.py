@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fskd.models.catalog import models
-from fskd.types import Outputs
+from fskd.models.staged import Stage, Staged
 
 SIDE = 32
 
 
-class LeNet5(nn.Module):
+class LeNet5(Staged):
     """Three 5x5 convolutions, the first two followed by 2x2 max-pooling, and two linear layers.
 
     28x28 images are padded to 32x32 as in the original, so that the third convolution sees 5x5 and
-    leaves a single position. Stages: the three convolutions, before pooling.
+    leaves a single position. Stem and stages: the three convolutions, before pooling.
 
     Args:
         widths: Channels of the three convolutions and width of the hidden linear layer.
@@ -30,6 +30,7 @@ class LeNet5(nn.Module):
         in_channels: C.
     """
 
+    n_stages = 2
     classifier_name = "fc2"
 
     def __init__(self, widths: Sequence[int], num_classes: int, in_channels: int) -> None:
@@ -41,28 +42,23 @@ class LeNet5(nn.Module):
         self.fc1 = nn.Linear(third, hidden)
         self.fc2 = nn.Linear(hidden, num_classes)
 
-    def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, 28, 28) or (rows, C, 32, 32).
+    def stem(self, x: Tensor) -> Tensor:
+        """Map of images (rows, C, 28, 28) or (rows, C, 32, 32).
 
         Raises:
             ValueError: If the images have another size.
         """
         if x.shape[2:] not in ((28, 28), (SIDE, SIDE)):
             raise ValueError("LeNet-5 takes 28x28 or 32x32 images")
-        x = F.pad(x, ((SIDE - x.shape[3]) // 2,) * 4)
-        stages: list[Tensor] = []
-        pre: list[Tensor] = []
-        for conv in (self.conv1, self.conv2, self.conv3):
-            before = conv(F.max_pool2d(x, 2) if stages else x)
-            x = before.relu()
-            stages.append(x)
-            pre.append(before)
-        embedding = self.fc1(x.flatten(1)).relu()
-        return Outputs(self.fc2(embedding), embedding, tuple(stages), tuple(pre))
+        return self.conv1(F.pad(x, ((SIDE - x.shape[3]) // 2,) * 4)).relu()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def stage(self, index: int, x: Tensor) -> Stage:
+        before = (self.conv2, self.conv3)[index](F.max_pool2d(x, 2))
+        return Stage(before.relu(), before)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.fc1(x.flatten(1)).relu()
+        return embedding, self.fc2(embedding)
 
 
 @models.register("lenet5")

@@ -1,15 +1,17 @@
 """MobileNetV2 at half width for small images.
 
-Sandler et al. 2018, arXiv:1801.04381, in the layout of HobbitLong/RepDistiller. Stages: stem, and
-the last block of each of four resolutions or widths. Blocks end without an activation, so their
-pre-activations are the stages themselves; only the stem has a ReLU.
+Sandler et al. 2018, arXiv:1801.04381, in the layout of HobbitLong/RepDistiller. Stages: the last
+block of each of four resolutions or widths. Blocks end without an activation, so their
+pre-activations are the stages themselves.
 """
+
+from typing import cast
 
 from torch import Tensor, nn
 
 from fskd.models.catalog import models
 from fskd.models.layers import init_convolutions, init_linears
-from fskd.types import Outputs
+from fskd.models.staged import Stage, Staged
 
 # (expands, channels at full width, blocks, stride of the first block)
 GROUPS = (
@@ -55,7 +57,7 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.has_shortcut else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Staged):
     """MobileNetV2 whose stem halves the image once.
 
     Args:
@@ -65,6 +67,7 @@ class MobileNetV2(nn.Module):
         in_channels: C.
     """
 
+    n_stages = len(STAGE_GROUPS)
     classifier_name = "classifier"
 
     def __init__(self, expansion: int, width: float, num_classes: int, in_channels: int) -> None:
@@ -94,22 +97,22 @@ class MobileNetV2(nn.Module):
         init_convolutions(self)
         init_linears(self, 0.01)
 
-    def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, H, W)."""
-        before = self.conv1(x)
-        x = before.relu()
-        stages, pre = [x], [before]
-        for number, group in enumerate(self.blocks):
-            x = group(x)
-            if number in STAGE_GROUPS:
-                stages.append(x)
-                pre.append(x)
-        embedding = self.conv2(x).mean((2, 3))
-        return Outputs(self.classifier(embedding), embedding, tuple(stages), tuple(pre))
+    def stem(self, x: Tensor) -> Tensor:
+        return self.conv1(x).relu()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def stage(self, index: int, x: Tensor) -> Stage:
+        first = STAGE_GROUPS[index - 1] + 1 if index > 0 else 0
+        for number in range(first, STAGE_GROUPS[index] + 1):
+            x = self.blocks[number](x)
+        return Stage(x, x)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.conv2(x).mean((2, 3))
+        return embedding, self.classifier(embedding)
+
+    def norm(self, index: int) -> nn.Module | None:
+        last = cast(nn.Sequential, self.blocks[STAGE_GROUPS[index]])[-1]
+        return cast(InvertedResidual, last).conv[-1]
 
 
 @models.register("mobilenetv2")

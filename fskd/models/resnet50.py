@@ -1,14 +1,14 @@
 """ResNet-50 with a stem for small images: 3x3, stride 1, no pooling.
 
-He et al. 2016, arXiv:1512.03385, in the layout of HobbitLong/RepDistiller. Stages: stem and four
-groups of bottleneck blocks. The network for 224x224 images is ``timm:resnet50``.
+He et al. 2016, arXiv:1512.03385, in the layout of HobbitLong/RepDistiller. Stages: four groups
+of bottleneck blocks. The network for 224x224 images is ``timm:resnet50``.
 """
 
 from torch import Tensor, nn
 
 from fskd.models.catalog import models
 from fskd.models.layers import init_convolutions, run_stage
-from fskd.types import Outputs
+from fskd.models.staged import Stage, Staged
 
 EXPANSION = 4
 
@@ -44,7 +44,7 @@ class Bottleneck(nn.Module):
         return self.bn3(self.conv3(out)) + self.shortcut(x)
 
 
-class ResNetBottleneck(nn.Module):
+class ResNetBottleneck(Staged):
     """ResNet of bottleneck blocks for small images.
 
     Args:
@@ -53,6 +53,7 @@ class ResNetBottleneck(nn.Module):
         in_channels: C.
     """
 
+    n_stages = 4
     classifier_name = "linear"
 
     def __init__(
@@ -68,21 +69,21 @@ class ResNetBottleneck(nn.Module):
         self.linear = nn.Linear(2048, num_classes)
         init_convolutions(self)
 
-    def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, H, W)."""
-        before = self.bn1(self.conv1(x))
-        x = before.relu()
-        stages, pre = [x], [before]
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x, before = run_stage(layer, x)
-            stages.append(x)
-            pre.append(before)
-        embedding = x.mean((2, 3))
-        return Outputs(self.linear(embedding), embedding, tuple(stages), tuple(pre))
+    def stem(self, x: Tensor) -> Tensor:
+        return self.bn1(self.conv1(x)).relu()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def stage(self, index: int, x: Tensor) -> Stage:
+        return run_stage(self._layers()[index], x)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = x.mean((2, 3))
+        return embedding, self.linear(embedding)
+
+    def norm(self, index: int) -> nn.Module | None:
+        return self._layers()[index][-1].bn3  # type: ignore[return-value]
+
+    def _layers(self) -> tuple[nn.Sequential, ...]:
+        return self.layer1, self.layer2, self.layer3, self.layer4
 
 
 def _stage(in_planes: int, planes: int, n_blocks: int, stride: int) -> nn.Sequential:

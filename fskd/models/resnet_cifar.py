@@ -1,14 +1,14 @@
 """CIFAR ResNets of depth 6n+2 and their four times wider variants.
 
 He et al. 2016, arXiv:1512.03385, section 4.2, in the layout of HobbitLong/RepDistiller, whose
-published checkpoints load as they are. Stages: stem and three groups of blocks.
+published checkpoints load as they are. Stages: three groups of blocks.
 """
 
 from torch import Tensor, nn
 
 from fskd.models.catalog import models
 from fskd.models.layers import init_convolutions, run_stage
-from fskd.types import Outputs
+from fskd.models.staged import Stage, Staged
 
 NARROW = (16, 16, 32, 64)
 WIDE = (32, 64, 128, 256)
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
         return out + (x if self.downsample is None else self.downsample(x))
 
 
-class ResNet(nn.Module):
+class ResNet(Staged):
     """ResNet of depth 6n+2 for small images.
 
     Args:
@@ -51,6 +51,7 @@ class ResNet(nn.Module):
         in_channels: C.
     """
 
+    n_stages = 3
     classifier_name = "fc"
 
     def __init__(
@@ -66,21 +67,21 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(widths[3], num_classes)
         init_convolutions(self)
 
-    def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, H, W)."""
-        before = self.bn1(self.conv1(x))
-        x = before.relu()
-        stages, pre = [x], [before]
-        for layer in (self.layer1, self.layer2, self.layer3):
-            x, before = run_stage(layer, x)
-            stages.append(x)
-            pre.append(before)
-        embedding = x.mean((2, 3))
-        return Outputs(self.fc(embedding), embedding, tuple(stages), tuple(pre))
+    def stem(self, x: Tensor) -> Tensor:
+        return self.bn1(self.conv1(x)).relu()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def stage(self, index: int, x: Tensor) -> Stage:
+        return run_stage(self._layers()[index], x)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = x.mean((2, 3))
+        return embedding, self.fc(embedding)
+
+    def norm(self, index: int) -> nn.Module | None:
+        return self._layers()[index][-1].bn2  # type: ignore[return-value]
+
+    def _layers(self) -> tuple[nn.Sequential, ...]:
+        return self.layer1, self.layer2, self.layer3
 
 
 def _stage(in_planes: int, planes: int, n_blocks: int, stride: int) -> nn.Sequential:

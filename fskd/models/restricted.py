@@ -29,6 +29,6 @@ class Restricted(FeatureNet):
     def forward(self, x: Tensor, read: frozenset[str] = LOGITS) -> Outputs:
         """The taps in ``read``, logits (rows, N)."""
         out: Outputs = self.whole(x, read)
-        if "logits" not in read:
+        if out.logits is None:
             return out
         return out._replace(logits=out.logits[:, self.classes])

@@ -1,7 +1,7 @@
 """ShuffleNet with three groups for small images.
 
-Zhang et al. 2018, arXiv:1707.01083, in the layout of HobbitLong/RepDistiller. Stages: stem (a 1x1
-convolution at full resolution) and three groups of blocks.
+Zhang et al. 2018, arXiv:1707.01083, in the layout of HobbitLong/RepDistiller. Stem: a 1x1
+convolution at full resolution; stages: three groups of blocks.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fskd.models.catalog import models
 from fskd.models.layers import run_stage, shuffle_channels
-from fskd.types import Outputs
+from fskd.models.staged import Stage, Staged
 
 STEM_WIDTH = 24
 GROUPS = 3
@@ -50,7 +50,7 @@ class ShuffleBlock(nn.Module):
         return torch.cat([out, F.avg_pool2d(x, 3, 2, 1)], 1)
 
 
-class ShuffleNetV1(nn.Module):
+class ShuffleNetV1(Staged):
     """ShuffleNet of three stages.
 
     Args:
@@ -60,6 +60,7 @@ class ShuffleNetV1(nn.Module):
         in_channels: C.
     """
 
+    n_stages = 3
     classifier_name = "linear"
 
     def __init__(
@@ -77,21 +78,21 @@ class ShuffleNetV1(nn.Module):
         self.layer3 = _stage(widths[1], widths[2], n_blocks[2])
         self.linear = nn.Linear(widths[2], num_classes)
 
-    def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, H, W)."""
-        before = self.bn1(self.conv1(x))
-        x = before.relu()
-        stages, pre = [x], [before]
-        for layer in (self.layer1, self.layer2, self.layer3):
-            x, before = run_stage(layer, x)
-            stages.append(x)
-            pre.append(before)
-        embedding = x.mean((2, 3))
-        return Outputs(self.linear(embedding), embedding, tuple(stages), tuple(pre))
+    def stem(self, x: Tensor) -> Tensor:
+        return self.bn1(self.conv1(x)).relu()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def stage(self, index: int, x: Tensor) -> Stage:
+        return run_stage(self._layers()[index], x)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = x.mean((2, 3))
+        return embedding, self.linear(embedding)
+
+    def norm(self, index: int) -> nn.Module | None:
+        return self._layers()[index][-1].bn3  # type: ignore[return-value]
+
+    def _layers(self) -> tuple[nn.Sequential, ...]:
+        return self.layer1, self.layer2, self.layer3
 
 
 def _stage(in_planes: int, planes: int, n_blocks: int) -> nn.Sequential:

@@ -1,9 +1,10 @@
 """ShuffleNetV2 for small images.
 
-Ma et al. 2018, arXiv:1807.11164, in the layout of HobbitLong/RepDistiller. Stages: stem (a 1x1
-convolution at full resolution) and three groups of blocks. A block passes half of its channels on
-and ends in a channel shuffle; pre-activations are shuffled too, so that ``relu(pre)`` is the stage
-channel by channel (the public code leaves them unshuffled, which is the same up to their order).
+Ma et al. 2018, arXiv:1807.11164, in the layout of HobbitLong/RepDistiller. Stem: a 1x1
+convolution at full resolution; stages: three groups of blocks. A block passes half of its
+channels on and ends in a channel shuffle; pre-activations are shuffled too, so that ``relu(pre)``
+is the stage channel by channel (the public code leaves them unshuffled, which is the same up to
+their order).
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from fskd.models.catalog import models
 from fskd.models.layers import run_stage, shuffle_channels
-from fskd.types import Outputs
+from fskd.models.staged import Stage, Staged
 
 STEM_WIDTH = 24
 
@@ -74,7 +75,7 @@ class DownBlock(nn.Module):
         return shuffle_channels(torch.cat([left, right], 1), 2)
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Staged):
     """ShuffleNetV2 of three stages.
 
     Args:
@@ -84,6 +85,7 @@ class ShuffleNetV2(nn.Module):
         in_channels: C.
     """
 
+    n_stages = 3
     classifier_name = "linear"
 
     def __init__(
@@ -103,21 +105,18 @@ class ShuffleNetV2(nn.Module):
         self.bn2 = nn.BatchNorm2d(widths[3])
         self.linear = nn.Linear(widths[3], num_classes)
 
-    def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, H, W)."""
-        before = self.bn1(self.conv1(x))
-        x = before.relu()
-        stages, pre = [x], [before]
-        for layer in (self.layer1, self.layer2, self.layer3):
-            x, before = run_stage(layer, x)
-            stages.append(x)
-            pre.append(before)
-        embedding = self.bn2(self.conv2(x)).relu().mean((2, 3))
-        return Outputs(self.linear(embedding), embedding, tuple(stages), tuple(pre))
+    def stem(self, x: Tensor) -> Tensor:
+        return self.bn1(self.conv1(x)).relu()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def stage(self, index: int, x: Tensor) -> Stage:
+        return run_stage(self._layers()[index], x)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.bn2(self.conv2(x)).relu().mean((2, 3))
+        return embedding, self.linear(embedding)
+
+    def _layers(self) -> tuple[nn.Sequential, ...]:
+        return self.layer1, self.layer2, self.layer3
 
 
 def _stage(in_planes: int, planes: int, n_blocks: int) -> nn.Sequential:

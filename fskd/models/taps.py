@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
+from fskd.models.norms import find_norm
+from fskd.models.staged import Staged
 from fskd.models.trace import TapGraph, TraceError, last_linear, modes_kept, trace
 from fskd.types import TAPS, Outputs, TapShapes
 
@@ -48,6 +50,9 @@ class FeatureNet(nn.Module):
             return Outputs(logits=self._logits(x))
         if hasattr(self.net, "taps"):
             out = cast(Outputs, cast(Any, self.net).taps(x))
+            if "stem" in read and out.stem is None:
+                given = f"{self._name()} (its taps(x) gives no stem)"
+                raise SettingError("model", given, "a network whose taps(x) gives its stem")
             return Outputs(**{name: getattr(out, name) for name in read})
         return self._traced(x, read)(self, x)
 
@@ -67,19 +72,45 @@ class FeatureNet(nn.Module):
             size: (C, H, W).
             read: Taps that the network must have; others that it lacks have an empty shape.
 
+        Returns:
+            The shapes and, for each ``pre``, the batch normalisation before it.
+
         Raises:
             SettingError: If a tap in ``read`` cannot be found.
         """
         first = next(self.net.parameters(), torch.empty(0))
         probe = torch.zeros((2, *size), dtype=first.dtype, device=first.device)
         shapes: dict[str, Any] = {"embedding": (), "stages": (), "pre": ()}
+        groups = ({"logits"}, {"embedding"}, {"stem"}, {"stages", "pre"})
         with torch.no_grad(), modes_kept(self.net):
             self.net.eval()
-            for names in (LOGITS, frozenset({"embedding"}), frozenset({"stages", "pre"})):
+            for names in map(frozenset, groups):
                 with _allowed_to_fail(not names & read):
                     out = self(probe, names)
                     shapes.update({name: _shape(getattr(out, name)) for name in names})
+            norms = self._norms(probe, len(shapes["pre"]))
+        shapes["norms"] = tuple(
+            norm if getattr(norm, "num_features", None) == pre[0] else None
+            for norm, pre in zip(norms, shapes["pre"], strict=True)
+        )
         return TapShapes(**shapes)
+
+    def tap_graph(self, x: Tensor, training: bool) -> TapGraph:
+        """The trace of the network in one mode, for images like ``x``.
+
+        Raises:
+            TraceError: If the network cannot be traced.
+        """
+        if training not in self._graphs:
+            self._graphs[training] = trace(self, self.net, x, training)
+        return self._graphs[training]
+
+    def _norms(self, x: Tensor, n: int) -> list[nn.Module | None]:
+        if isinstance(self.net, Staged):
+            return [self.net.norm(index) for index in range(n)]
+        if n == 0 or hasattr(self.net, "taps"):
+            return [None] * n
+        return [find_norm(self.net, node) for node in self.tap_graph(x, False).pre]
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self.net(x)
@@ -102,9 +133,7 @@ class FeatureNet(nn.Module):
         key = (self.net.training, read)
         if key not in self._functions:
             try:
-                if key[0] not in self._graphs:
-                    self._graphs[key[0]] = trace(self, self.net, x, key[0])
-                self._functions[key] = self._graphs[key[0]].compile(self, read)
+                self._functions[key] = self.tap_graph(x, key[0]).compile(self, read)
             except TraceError as error:
                 taps = ", ".join(name for name in TAPS if name in read - LOGITS)
                 given = f"{self._name()} ({taps} cannot be read: {error})"

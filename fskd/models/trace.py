@@ -9,6 +9,7 @@ Stages and pre-activations are described in ``fskd.models.stages``; the embeddin
 the last linear layer, flattened.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 from torch.nn.modules.dropout import _DropoutNd
 
-from fskd.models.stages import find_stages, is_activation_module, module_of
+from fskd.models.stages import find_stages, find_stem, is_activation_module, module_of
 from fskd.types import Outputs
 
 # At this size the resolutions of networks that halve the image five times are all different and
@@ -38,6 +39,7 @@ class TapGraph(NamedTuple):
         graph: The computation; targets are relative to a module that holds the network as ``net``.
         logits: Node of the output.
         embedding: Input of the last linear layer; None if no linear layer gives the logits.
+        stem: Node of the stem; None if there is none.
         stages: Nodes of the stages, shallow to deep.
         pre: Nodes of the same maps before their last activation.
         overwritten: Taps that a later operation changes in place.
@@ -47,6 +49,7 @@ class TapGraph(NamedTuple):
     graph: fx.Graph
     logits: Node
     embedding: Node | None
+    stem: Node | None
     stages: tuple[Node, ...]
     pre: tuple[Node, ...]
     overwritten: frozenset[Node]
@@ -63,10 +66,12 @@ class TapGraph(NamedTuple):
             read: Names of taps.
 
         Raises:
-            TraceError: If the embedding is read and there is none.
+            TraceError: If the embedding or the stem is read and there is none.
         """
         if "embedding" in read and self.embedding is None:
             raise TraceError("its logits do not come from a torch.nn.Linear layer")
+        if "stem" in read and self.stem is None:
+            raise TraceError("it has no convolution before its first block")
         graph = fx.Graph()
         copies: dict[Node, Node] = {}
         graph.graph_copy(self.graph, copies)
@@ -82,6 +87,8 @@ class TapGraph(NamedTuple):
         }
         if "logits" in read:
             taps["logits"] = copies[self.logits]
+        if "stem" in read and self.stem is not None:
+            taps["stem"] = tap(self.stem)
         if "embedding" in read and self.embedding is not None:
             embedding = tap(self.embedding)
             taps["embedding"] = (
@@ -285,11 +292,17 @@ def _find_taps(net: nn.Module, graph: fx.Graph, probe: _Probe) -> TapGraph:
         if ends and probe.tensors[node].shape == probe.tensors[logits].shape:
             embedding = node.all_input_nodes[0]
     stages, pre = find_stages(net, probe.tensors)
-    taps = {*stages, *pre} | ({embedding} if embedding is not None else set())
+    stem = find_stem(net, probe.tensors, stages)
+    if stem is not None:
+        of_stem = set(itertools.takewhile(lambda node: node is not stem, graph.nodes)) | {stem}
+        n_skipped = sum(node in of_stem for node in stages)
+        stages, pre = stages[n_skipped:], pre[n_skipped:]
+    taps = {node for node in (embedding, stem, *stages, *pre) if node is not None}
     return TapGraph(
         graph,
         logits,
         embedding,
+        stem,
         stages,
         pre,
         frozenset(node for node in taps if probe.overwritten(node)),

@@ -1,7 +1,7 @@
 """VGG networks with batch normalisation and a single linear layer, for small images.
 
-Simonyan and Zisserman 2015, arXiv:1409.1556, in the layout of HobbitLong/RepDistiller. Stages: the
-five blocks, the first of which is the stem. The networks for 224x224 images are in torchvision
+Simonyan and Zisserman 2015, arXiv:1409.1556, in the layout of HobbitLong/RepDistiller. Stem: the
+first of the five blocks; stages: the others. The networks for 224x224 images are in torchvision
 (``torchvision:vgg13_bn``).
 """
 
@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from fskd.models.catalog import models
 from fskd.models.layers import init_convolutions, init_linears
-from fskd.types import Outputs
+from fskd.models.staged import Stage, Staged
 
 WIDTHS = (64, 128, 256, 512, 512)
-# Smaller images are not halved a fourth time: the last block sees 4x4 at 32x32.
-SIZE_OF_FOURTH_POOL = 64
+# Smaller maps are not halved a fourth time: the last block sees 4x4 at images of 32x32.
+SIZE_OF_FOURTH_POOL = 8
 
 
-class VGG(nn.Module):
+class VGG(Staged):
     """Five blocks of 3x3 convolutions with BN, halved in between.
 
     Args:
@@ -28,6 +28,7 @@ class VGG(nn.Module):
         in_channels: C.
     """
 
+    n_stages = 4
     classifier_name = "classifier"
 
     def __init__(self, depths: Sequence[int], num_classes: int, in_channels: int) -> None:
@@ -40,22 +41,24 @@ class VGG(nn.Module):
         init_convolutions(self)
         init_linears(self, 0.01)
 
-    def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, H, W)."""
-        halved = (False, True, True, True, x.shape[2] >= SIZE_OF_FOURTH_POOL)
-        blocks = (self.block0, self.block1, self.block2, self.block3, self.block4)
-        stages, pre = [], []
-        for block, halve in zip(blocks, halved, strict=True):
-            before = block(F.max_pool2d(x, 2) if halve else x)
-            x = before.relu()
-            stages.append(x)
-            pre.append(before)
-        embedding = x.mean((2, 3))
-        return Outputs(self.classifier(embedding), embedding, tuple(stages), tuple(pre))
+    def stem(self, x: Tensor) -> Tensor:
+        return self.block0(x).relu()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def stage(self, index: int, x: Tensor) -> Stage:
+        if index < self.n_stages - 1 or x.shape[2] >= SIZE_OF_FOURTH_POOL:
+            x = F.max_pool2d(x, 2)
+        before = self._blocks()[index](x)
+        return Stage(before.relu(), before)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = x.mean((2, 3))
+        return embedding, self.classifier(embedding)
+
+    def norm(self, index: int) -> nn.Module | None:
+        return self._blocks()[index][-1]
+
+    def _blocks(self) -> tuple[nn.Sequential, ...]:
+        return self.block1, self.block2, self.block3, self.block4
 
 
 def _block(in_planes: int, planes: int, depth: int) -> nn.Sequential:
@@ -63,7 +66,7 @@ def _block(in_planes: int, planes: int, depth: int) -> nn.Sequential:
     for number in range(depth):
         channels = in_planes if number == 0 else planes
         layers += [nn.Conv2d(channels, planes, 3, 1, 1), nn.BatchNorm2d(planes), nn.ReLU()]
-    # The last ReLU belongs to ``taps``, which needs the map before it.
+    # The last ReLU belongs to ``stage``, which needs the map before it.
     return nn.Sequential(*layers[:-1])
 
 

@@ -2,14 +2,16 @@
 
 Zagoruyko and Komodakis 2016, arXiv:1605.07146, in the layout of HobbitLong/RepDistiller. The
 activations come first in a block, so a stage is the plain sum that its last block returns, and its
-pre-activation is that sum after the batch normalisation that follows it, before the ReLU. The stem
-is a bare convolution: both of its taps are that map.
+pre-activation is that sum after the batch normalisation that follows it, before the ReLU. That
+belongs to the part behind, so a section that ends at a stage has none. The stem is a bare
+convolution.
 """
 
 from torch import Tensor, nn
 
 from fskd.models.catalog import models
 from fskd.models.layers import init_convolutions
+from fskd.models.staged import Stage, Staged
 from fskd.types import Outputs
 
 
@@ -68,7 +70,7 @@ class WideStage(nn.Module):
         return x, normalised
 
 
-class WideResNet(nn.Module):
+class WideResNet(Staged):
     """Wide ResNet of depth 6n+4.
 
     Args:
@@ -78,6 +80,7 @@ class WideResNet(nn.Module):
         in_channels: C.
     """
 
+    n_stages = 3
     classifier_name = "fc"
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int, in_channels: int) -> None:
@@ -93,21 +96,36 @@ class WideResNet(nn.Module):
         init_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 
+    def stem(self, x: Tensor) -> Tensor:
+        return self.conv1(x)
+
+    def stage(self, index: int, x: Tensor) -> Stage:
+        return Stage((self.block1, self.block2, self.block3)[index](x)[0], None)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._classify(self.bn1(x))
+
+    def norm(self, index: int) -> nn.Module | None:
+        follow = (self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1)
+        return follow[index]  # type: ignore[return-value]
+
     def taps(self, x: Tensor) -> Outputs:
-        """All taps for images (rows, C, H, W)."""
+        """All taps for images (rows, C, H, W).
+
+        Written out, as what stands behind a stage gives its pre-activation.
+        """
         stem = self.conv1(x)
         first, _ = self.block1(stem)
         second, first_pre = self.block2(first)
         third, second_pre = self.block3(second)
         third_pre = self.bn1(third)
-        embedding = third_pre.relu().mean((2, 3))
-        stages = (stem, first, second, third)
-        pre = (stem, first_pre, second_pre, third_pre)
-        return Outputs(self.fc(embedding), embedding, stages, pre)
+        embedding, logits = self._classify(third_pre)
+        stages, pre = (first, second, third), (first_pre, second_pre, third_pre)
+        return Outputs(logits, embedding, stages, pre, stem)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, K)."""
-        return self.taps(x).logits
+    def _classify(self, normalised: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = normalised.relu().mean((2, 3))
+        return embedding, self.fc(embedding)
 
 
 @models.register("wrn_16_1")

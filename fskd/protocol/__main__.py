@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fskd.command import run_command
+from fskd.command import run_command, with_options
 from fskd.errors import FskdError
+from fskd.options import settings_layer
 
 if TYPE_CHECKING:
     from fskd.protocol.plan import Plan
@@ -27,28 +28,27 @@ def _commands() -> None:
 
 
 @app.command()
+@with_options("data_root", "out", "device")
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Protocol files.")],
-    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder or file of the data.", show_default=False)
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     calibrate: Annotated[bool, typer.Option(help="Time a few steps of every kind of run.")] = True,
+    **settings: Any,
 ) -> None:
     """Validate protocols and show runs, counts and time; nothing is trained or written."""
     # Imported late, so that --help answers at once.
     from fskd.config import Runtime
     from fskd.protocol.schema import read_protocol
+    from fskd.resolve import validate
     from fskd.runs.calibrate import Planner
     from fskd.train.devices import launch
 
-    planner = Planner(launch(Runtime(device=device)) if calibrate else None)
-    root = {} if data_root is None else {"data": {"root": data_root}}
+    layer = settings_layer(settings)
+    runtime = validate(Runtime, layer.pop("runtime", {}), "runtime")
+    planner = Planner(launch(runtime) if calibrate else None)
     broken = 0
     for file in files:
         try:
-            _check(read_protocol(file), root, planner, out.expanduser())
+            _check(read_protocol(file), layer, planner, Path(runtime.out).expanduser())
         except FskdError as error:
             broken += 1
             message = " ".join(str(error).split())

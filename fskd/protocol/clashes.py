@@ -48,4 +48,4 @@ def _clash(one: str, other: str) -> bool:
     if one == other or one.startswith(f"{other}.") or other.startswith(f"{one}."):
         return True
     (section, _, a), (place, _, b) = one.rpartition("."), other.rpartition(".")
-    return section == place and any({a, b} <= rivals for rivals in EXCLUSIVE)
+    return section == place and any({a, b} <= {*rivals} for rivals in EXCLUSIVE)

@@ -13,6 +13,7 @@ from fskd.runs.calibrate import Planner
 from fskd.runs.estimate import Cost, here
 from fskd.runs.prepare import load_data, prepare
 from fskd.runs.ranking import known_ranking
+from fskd.runs.teacher import teacher_runs
 
 COUNTS = ("steps", "student_rows", "teacher_queries")
 
@@ -99,9 +100,10 @@ def _teachers(configs: Iterable[RunConfig]) -> list[RunConfig]:
     for config in configs:
         if _chosen_by_file(config):
             continue
-        while config.teacher is not None and config.teacher.checkpoint is None:
-            config = config.teacher_run()
-            found.setdefault(config.model_dump_json(), config)
+        made = teacher_runs(config)
+        while made:
+            found.update({run.model_dump_json(): run for run in made})
+            made = tuple(above for run in made for above in teacher_runs(run))
     return list(found.values())
 
 

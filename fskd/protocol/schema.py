@@ -18,22 +18,17 @@ from pydantic import Field, NonNegativeInt, StringConstraints, field_validator, 
 
 from fskd.config import RunConfig
 from fskd.errors import FskdError, SettingError
+from fskd.options import OPTIONS
 from fskd.protocol.clashes import leaves, refuse_clashes
-from fskd.raw import NAMED, Raw, merge, nested, read_yaml
+from fskd.raw import NAMED, SIZE, Raw, merge, nested, read_yaml
 from fskd.resolve import layered, resolve, validate
 from fskd.types import Settings
 
 MAX_SEEDS, MAX_RUNS = 1000, 20_000
 # Axes may be written without their section.
-SHORT = {
-    "fraction": "data.fraction",
-    "shots": "data.shots",
-    "n": "data.n",
-    "dataset": "data.name",
-    "sampler": "data.sampler",
-}
+SHORT = {name: OPTIONS[name].setting for name in (*SIZE, "dataset", "sampler", "unlabelled")}
 # Axes that say on what the arms are compared, and so are no part of an arm's name.
-TASKS = {"pair", "student", "seed", "data.name", "data.fraction", "data.shots", "data.n"}
+TASKS = {"pair", "student", "seed", "data.name", *(SHORT[name] for name in SIZE)}
 # Which setting of the budget a mode leaves out.
 REFUSED = {"fixed_updates": "epochs", "fixed_epochs": "steps"}
 

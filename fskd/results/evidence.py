@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fskd.errors import FskdError, SettingError, suggest
+from fskd.raw import SIZE
 from fskd.results.curves import missing
 from fskd.results.external import read_csv_results
 from fskd.results.loading import load
 from fskd.results.names import SUFFIX, load_names
-from fskd.results.tidy import COLUMNS, combined, labelled, settings_text
+from fskd.results.tidy import COLUMNS, combined, labelled, settings_text, teacher_keys
 
 IMPORTED = "imported"
 FAILED = "failed.json"
@@ -64,7 +65,7 @@ class Expected(NamedTuple):
     def settings(self) -> tuple[Any, ...]:
         """What tells the run from others."""
         data = self.config["data"]
-        size = tuple(data[name] for name in ("fraction", "shots", "n"))
+        size = tuple(data[name] for name in SIZE)
         if size == (None, None, None):
             size = (1.0, None, None)
         seeds = (self.config["seed"], data["split_seed"])
@@ -138,7 +139,7 @@ def _of_protocol(
         elif not any(name.startswith(f"{run.label}-") for name in begun):
             absent.append(Trouble(run.label, run.arm))
     ours = table["key"].isin(set(arms))
-    teachers = table["key"].isin(set(table.loc[ours, "teacher_key"]))
+    teachers = table["key"].isin(teacher_keys(table[ours]))
     return labelled(table[ours | teachers].reset_index(drop=True), arms), absent
 
 

@@ -40,7 +40,9 @@ class Result:
         ece: Expected calibration error, 15 bins.
         val_top1: Accuracy on the validation part; None if none was carved.
         train_top1: Accuracy on the (first 4,096) training examples, without augmentation.
-        teacher: Name, top1, n_train and key of the teacher; None without one.
+        teacher: Name, top1, n_train and key of the teacher; None without one. Of several these are
+            joined by ``+``, and ``members`` has each; of a black box or a table there is no top1,
+            nor are there the next four.
         agreement: Share of test images on which student and teacher predict the same class.
         tv_train: Mean total variation between student and teacher on the training points.
         tv_test: The same on the test points.
@@ -52,6 +54,9 @@ class Result:
         phases: Steps of each phase.
         final_loss: Last logged value of every term.
         peers_top1: Test accuracy of every further student.
+        measured: Of other networks and of logits that methods make of several (an average of the
+            student, an ensemble): ``top1``, ``nll``, ``ece`` and, with many classes, ``top5``.
+        n_unlabelled: Images without labels that the student was shown.
         episodes: Of an episodic run: ``n``, ``top1`` of each, their sample ``std``, and
             ``interval``, half the width of the mean's 95 % t-interval (None for one episode).
             All other numbers are then means over episodes, but seconds are sums.
@@ -91,6 +96,8 @@ class Result:
     final_loss: dict[str, float] = field(default_factory=dict)
     episodes: dict[str, Any] | None = None
     peers_top1: list[float] = field(default_factory=list)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    n_unlabelled: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
@@ -178,12 +185,21 @@ class RunDir:
     @property
     def student(self) -> Path:
         """Weights of the (first) student."""
-        return self.path / "student.safetensors"
+        return self.weights("student")
+
+    def weights(self, name: str) -> Path:
+        """Of a network by name, or of the methods (``method``)."""
+        return self.path / f"{name}.safetensors"
 
     @property
     def test_logits(self) -> Path:
         """Of a teacher: what it says of the test images, for its students."""
         return self.path / "test_logits.safetensors"
+
+    @property
+    def answers(self) -> Path:
+        """What a black box said of the training images, while the run is unfinished."""
+        return self.path / "answers.safetensors"
 
     @property
     def metrics(self) -> Path:
@@ -236,16 +252,16 @@ class RunDir:
 
     def clear(self) -> None:
         """Removes all that a run leaves, the result first, so that it counts as unfinished."""
-        whole = (self.result, self.failed, self.state, self.metrics, self.episodes, self.student)
-        for path in (*whole, self.test_logits):
+        for path in (self.result, self.failed, self.state, self.metrics, self.episodes):
             path.unlink(missing_ok=True)
-        for path in self.path.glob("peer*.safetensors"):
+        for path in self.path.glob("*.safetensors"):
             path.unlink()
         self.clean()
 
     def clean(self) -> None:
         """Removes what is needed only while the run goes on or was left by a killed process."""
         self.state.unlink(missing_ok=True)
+        self.answers.unlink(missing_ok=True)
         for path in self.path.glob("episode*/"):
             shutil.rmtree(path)
         for path in self.path.glob(".*.tmp"):

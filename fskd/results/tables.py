@@ -54,7 +54,9 @@ def _subset(result: Result) -> str:
     if result.episodes is not None:
         task = f"{result.num_classes}-way {data['shots']}-shot"
         chosen = f"{task} episodes, {data['sampler']['queries']} queries a class"
-    return f"{result.n_train} {data['name']} images ({chosen}, split {result.split_sha256[:8]})"
+    hidden = f" and {result.n_unlabelled:,} without labels" if result.n_unlabelled else ""
+    split = f"split {result.split_sha256[:8]}"
+    return f"{result.n_train} {data['name']} images ({chosen}, {split}){hidden}"
 
 
 def _teacher(result: Result) -> str:
@@ -62,7 +64,9 @@ def _teacher(result: Result) -> str:
         return "none"
     size = result.teacher.get("n_train")
     origin = f"trained on {size} images" if size else "given"
-    return f"{result.teacher['name']}, top-1 {percent(result.teacher['top1'])} ({origin})"
+    top1 = result.teacher.get("top1")
+    known = "" if top1 is None else f", top-1 {percent(top1)}"
+    return f"{result.teacher['name']}{known} ({origin})"
 
 
 def _top1(result: Result) -> str:
@@ -91,6 +95,7 @@ def _show_one(result: Result, console: Console) -> None:
     if result.val_top1 is not None:
         rows.append(("validation top-1", percent(result.val_top1)))
     rows += [("NLL, ECE", f"{result.nll:.3f} nats, {result.ece:.3f}")]
+    rows += [(f"{name} top-1", percent(what["top1"])) for name, what in result.measured.items()]
     if result.agreement is not None:
         rows.append(("agrees with teacher", percent(result.agreement)))
     distances = {

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from fskd.raw import SIZE
 from fskd.results.store import Result
 from fskd.results.summary import flat_settings, listed, telling
 
@@ -37,7 +38,7 @@ SHARES = (
 )  # fmt: skip
 """Columns with values in [0, 1]."""
 
-_SIZE = ("data.fraction", "data.shots", "data.n")
+_SIZE = tuple(f"data.{name}" for name in SIZE)
 _AS_THEY_ARE = (
     *("key", "n_train", "num_classes", "top1", "top5", "nll", "ece", "val_top1", "train_top1"),
     *("agreement", "tv_train", "tv_test", "tv_paths", "steps", "epochs", "student_rows"),
@@ -85,7 +86,7 @@ def settings_text(config: Mapping[str, Any]) -> str:
 
 def _fraction(data: Mapping[str, Any]) -> float | None:
     """As it was set; 1 if nothing limits the examples."""
-    return 1.0 if all(data.get(k) is None for k in ("fraction", "shots", "n")) else data["fraction"]
+    return 1.0 if all(data.get(k) is None for k in SIZE) else data["fraction"]
 
 
 def _typed(value: Any, kind: str) -> Any:
@@ -128,6 +129,11 @@ def combined(*tables: pd.DataFrame, names: Mapping[str, str] | None = None) -> p
     return table
 
 
+def teacher_keys(table: pd.DataFrame) -> set[str]:
+    """Keys of the teachers of some rows, of several of one run each."""
+    return {key for joined in table["teacher_key"].unique() for key in joined.split("+")} - {""}
+
+
 def labelled(table: pd.DataFrame, names: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The table with ``role``, ``arm`` and unambiguous ``dataset`` filled in.
 
@@ -142,7 +148,7 @@ def labelled(table: pd.DataFrame, names: Mapping[str, str] | None = None) -> pd.
         names: Key -> arm for the runs that the caller knows the names of, such as a protocol's.
     """
     table = table.copy()
-    teachers = set(table["teacher_key"]) - {""}
+    teachers = teacher_keys(table)
     students = pd.Series("student", table.index, TEXT)
     table["role"] = students.mask(table["key"].isin(teachers), "teacher")
     parsed: dict[str, dict[str, str]] = {s: json.loads(s) for s in table["settings"].unique()}

@@ -5,6 +5,7 @@ its weights, so that the next process, too, is spared the longest pass of a shor
 """
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -67,6 +68,21 @@ def keep(folder: RunDir, logits: Tensor, images: ImageSet) -> None:
     if logits.numel() * 4 <= MOST_BYTES:
         with replacing(folder.test_logits) as temporary:
             safetensors.torch.save_file({"logits": logits}, temporary, _whose(folder, images))
+
+
+def write_answers(path: Path, logits: Tensor) -> None:
+    """Writes what a black box said of the training images, so that it is not asked again."""
+    with replacing(path) as temporary:
+        safetensors.torch.save_file({"logits": logits.cpu().contiguous()}, temporary)
+
+
+def read_answers(path: Path, rows: int, device: torch.device) -> Tensor | None:
+    """What ``write_answers`` wrote, (rows, K); None if that is not what lies there."""
+    try:
+        logits = safetensors.torch.load_file(path)["logits"]
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return None
+    return logits.to(device) if len(logits) == rows else None
 
 
 def _whose(folder: RunDir, images: ImageSet) -> dict[str, str]:

@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from fskd.config import RunConfig
-from fskd.data.loader import chunks, make_loader
-from fskd.data.samplers.episodic import draw_episodes
-from fskd.models.restricted import Restricted
-from fskd.models.taps import FeatureNet
-from fskd.runs.episodes import episode_job
+from fskd.data.loader import chunks
+from fskd.methods.base import LOGITS
+from fskd.raw import SIZE
+from fskd.runs.batches import batch_maker
+from fskd.runs.episodes import first_episode
 from fskd.runs.estimate import Cost, cost, stand_in
 from fskd.runs.evaluate import N_PATHS, predict
 from fskd.runs.measure import TRAIN_POINTS
 from fskd.runs.prepare import Job, prepare
 from fskd.runs.ranking import COMPUTE
 from fskd.runs.training import logits_kept
-from fskd.teachers.base import Teacher
+from fskd.teachers.base import Source, Teacher, opaque
 from fskd.train.alone import AnyFabric
-from fskd.train.batches import BatchMaker
 from fskd.train.loop import Training, fit
 from fskd.train.watch import Counts, Watch
+from fskd.types import Outputs, TapShapes
 
 # Seconds to spend on one measurement, in how many blocks, and most repetitions in a block.
 SECONDS, BLOCKS, REPEATS = 0.6, 5, 20
@@ -99,27 +100,46 @@ def _job(config: RunConfig) -> Job:
     if given.data is not None:  # no split file belongs to noise
         places = {"splits": COMPUTE, "split_file": None}
         config = config.model_copy(update={"data": config.data.model_copy(update=places)})
-    job, data = prepare(config, Path(), given), config.data
-    if data.episodic is None:
-        return job
-    episode = next(draw_episodes(job.data, data.episodic, data.shots or 0, data.split_seed))
-    teacher = None if job.teacher is None else Restricted(job.teacher, episode.classes)
-    return episode_job(job, 0, episode, teacher)
+    job = prepare(config, Path(), given)
+    return job if config.data.episodic is None else first_episode(job)
 
 
 def _kind(config: RunConfig) -> str:
     """What the time of a step depends on."""
     dump = config.model_dump(mode="json", exclude={"seed", "budget", "inputs_sha256"})
-    chosen = {"fraction", "shots", "n", "split_seed", "splits", "split_file", "val", "sampler"}
+    chosen = {*SIZE, "split_seed", "splits", "split_file", "val", "sampler"}
     for name in chosen - ({"sampler"} if config.data.episodic else set()):
         del dump["data"][name]
     dump["teacher"] = dump["teacher"] and dump["teacher"]["name"]
     return str(dump)
 
 
+class _Silent(Source):
+    """Stands for a black box whose answers take no time."""
+
+    kind = "a black box"
+    classes: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("classes", torch.zeros(num_classes), persistent=False)
+
+    def forward(self, inputs: Tensor, taps: frozenset[str] = LOGITS) -> Outputs:
+        return Outputs(logits=self.classes.expand(len(inputs), -1))
+
+    def tap_shapes(self, size: tuple[int, ...], read: frozenset[str] = LOGITS) -> TapShapes:
+        return TapShapes((len(self.classes),), (), (), ())
+
+    def restricted(self, classes: Tensor) -> Source:
+        return _Silent(len(classes))
+
+
 def _rates(job: Job, fabric: AnyFabric) -> Rates:
-    device = fabric.device
-    teacher = None if job.teacher is None else Teacher(job.teacher, device)
+    device, source = fabric.device, job.teacher
+    if source is not None and opaque(source):
+        source = _Silent(job.data.train.num_classes)  # answers may cost, and nobody knows how long
+        job = job._replace(teacher=source)
+    teacher = None if source is None else Teacher(source, device)
     for net in filter(None, (*job.students, job.teacher)):
         net.to(memory_format=torch.channels_last)  # as the default of runtime.channels_last
     some = job.subset.train[:IMAGES]
@@ -128,7 +148,7 @@ def _rates(job: Job, fabric: AnyFabric) -> Rates:
         teacher.remember(images, len(some), len(some))
     step = _per_call(lambda n: _train(job, teacher, fabric, n), fabric)
 
-    def per_row(net: FeatureNet | None) -> float:
+    def per_row(net: nn.Module | None) -> float:
         if net is None:
             return 0.0
         few = torch.arange(min(len(job.data.test), 64)).repeat(4)
@@ -169,11 +189,7 @@ class _Unwatched(Watch):
 def _train(job: Job, teacher: Teacher | None, fabric: AnyFabric, steps: int) -> None:
     """Some steps, with a learning rate that does no harm."""
     config = job.config
-    loader = make_loader(
-        job.data.train, job.subset.train[:IMAGES], job.real_rows, config.data.augment,
-        config.seed, fabric.device,
-    )  # fmt: skip
-    batches = BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed)
+    batches = batch_maker(job, fabric.device, most=IMAGES)
     optim = config.optim.model_copy(update={"lr": 1e-6})
     watch = _Unwatched(fabric, Counts(), lambda _: None, lambda *_: None)
     fit(Training(job.task(), teacher, batches, steps, optim, fabric, config.seed, watch))

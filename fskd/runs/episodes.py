@@ -21,8 +21,6 @@ from torch import Tensor
 from fskd.config import FULL_SAMPLER, RunConfig
 from fskd.data.samplers.episodic import Episode, EpisodicSettings, draw_episodes
 from fskd.errors import FskdError, SettingError, TrainingError
-from fskd.models.restricted import Restricted
-from fskd.models.taps import FeatureNet
 from fskd.results.store import RunDir, write_text
 from fskd.results.summary import interval, spread
 from fskd.runs.measure import measure, versions
@@ -30,10 +28,11 @@ from fskd.runs.prepare import Given, Job, build
 from fskd.runs.ranking import COMPUTE, known_ranking
 from fskd.runs.screen import Screen
 from fskd.runs.session import Session
+from fskd.runs.teacher import Kind
 from fskd.runs.track import Tracks
 from fskd.runs.training import save_config, train
 from fskd.seeding import derive
-from fskd.teachers.base import Teacher
+from fskd.teachers.base import Teacher, restrict
 from fskd.train.watch import Counts
 from fskd.types import DataSplits, ImageSet, LazyImages
 
@@ -112,7 +111,8 @@ def train_episodes(
     session.screen.end()
     found = _summary(job, records, episodes)
     if about is not None:
-        found["teacher"] = {**about, "top1": statistics.fmean(r["teacher_top1"] for r in records)}
+        top1 = _mean([record["teacher_top1"] for record in records])
+        found["teacher"] = about if top1 is None else {**about, "top1": top1}
     counts = _counts(records)
     seconds |= {"train": counts.seconds, "evaluate": sum(r["evaluate"] for r in records)}
     return counts, found
@@ -146,25 +146,26 @@ def _one(
     about: dict[str, Any] | None,
 ) -> Record:
     """Trains and measures one student."""
-    net = None if teacher is None else Restricted(teacher.net, episode.classes)
+    net = None if teacher is None else restrict(teacher.net, episode.classes)
     task = episode_job(job, number, episode, net)
     task.folder.path.mkdir(exist_ok=True)
-    asked = None if net is None else Teacher(net, session.device)
+    asked = None if net is None else Teacher(net, session.device, job.queries)
     record = None
     try:
         counts = train(task, session, asked, "student", Tracks(session.screen.say))
         if session.main:
             begun = time.perf_counter()
             # Every episode asks about images of its own, so nothing is kept beside the teacher.
-            whose = None if about is None else {k: v for k, v in about.items() if k != "run"}
+            whose = None if about is None else _unkept(about)
             found, _ = measure(task, asked, whose, session, N_PATHS)
-            teacher_top1 = found["teacher"]["top1"] if "teacher" in found else None
+            teacher_top1 = found.get("teacher", {}).get("top1")
             record = {
                 "episode": number,
                 "classes": list(task.data.train.classes),
                 **{name: found.get(name) for name in MEASURED},
                 "teacher_top1": teacher_top1,
                 "peers_top1": found["peers_top1"],
+                "measured": found["measured"],
                 "phases": found["phases"],
                 "counts": asdict(counts),
                 "evaluate": time.perf_counter() - begun,
@@ -174,7 +175,23 @@ def _one(
     return cast(Record, session.fabric.broadcast(record))
 
 
-def episode_job(job: Job, number: int, episode: Episode, teacher: FeatureNet | None) -> Job:
+def _unkept(about: dict[str, Any]) -> dict[str, Any]:
+    """What a teacher is, without the folders beside whose weights its answers are kept."""
+    found = {name: value for name, value in about.items() if name != "run"}
+    if "members" in found:
+        found["members"] = [_unkept(member) for member in found["members"]]
+    return found
+
+
+def first_episode(job: Job) -> Job:
+    """The training of the first episode of an episodic run."""
+    data, settings = job.config.data, cast(EpisodicSettings, job.config.data.episodic)
+    episode = next(draw_episodes(job.data, settings, data.shots or 0, data.split_seed))
+    teacher = None if job.teacher is None else restrict(job.teacher, episode.classes)
+    return episode_job(job, 0, episode, teacher)
+
+
+def episode_job(job: Job, number: int, episode: Episode, teacher: Kind | None) -> Job:
     """The training of one episode, ready to start.
 
     Args:
@@ -267,6 +284,13 @@ def _summary(job: Job, records: Sequence[Record], episodes: Sequence[Episode]) -
             statistics.fmean(peers)
             for peers in zip(*(record["peers_top1"] for record in records), strict=True)
         ],
+        "measured": {
+            name: {
+                what: statistics.fmean(r["measured"][name][what] for r in records)
+                for what in values
+            }
+            for name, values in records[0].get("measured", {}).items()
+        },
         "episodes": {
             "n": len(top1),
             "std": spread(top1).std,

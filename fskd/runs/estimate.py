@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, datasets, image_set
-from fskd.data.loader import make_loader
 from fskd.errors import SettingError
+from fskd.runs.batches import batch_maker
+from fskd.runs.episodes import first_episode
 from fskd.runs.prepare import NOTHING_GIVEN, Given, Job, load_data
 from fskd.runs.training import logits_kept
-from fskd.train.batches import BatchMaker
+from fskd.teachers.base import members
 from fskd.train.loop import phase_steps
 from fskd.types import Batch, DataSplits, ImageSet
 
@@ -78,12 +79,8 @@ def _repeated(one: ImageSet, targets: Tensor) -> ImageSet:
 
 def cost(job: Job) -> Cost:
     """The counts of a prepared run, from one batch of every phase."""
-    config, cpu = job.config, torch.device("cpu")
-    loader = make_loader(
-        job.data.train, job.subset.train, job.real_rows, config.data.augment, config.seed, cpu, 0
-    )
-    batches = BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed)
-    n_kept = logits_kept(job, loader.fixed_views)
+    batches = batch_maker(job, torch.device("cpu"), 0)
+    n_kept = logits_kept(job, batches.loader.fixed_views)
     n, rows, queries, start = len(job.subset.train), 0.0, 0.0, 0
     phases = job.method.stretches()
     for phase, steps in zip(phases, phase_steps(phases, job.steps), strict=True):
@@ -94,12 +91,31 @@ def cost(job: Job) -> Cost:
         queries += steps * (seen - known) * sum(run.asks for run in phase.runs)
         start += steps
     if job.teacher is not None:
-        queries += n_kept
+        queries = (queries + n_kept) * len(members(job.teacher))
     return Cost(n, job.steps, round(rows), round(queries))
+
+
+def check_queries(job: Job, world: int = 1) -> None:
+    """SettingError if training will ask the teacher about more rows than it may.
+
+    Of an episodic run the training on each episode counts for itself.
+
+    Args:
+        job: The run.
+        world: Number of processes; each of them counts only what it asks itself.
+    """
+    if job.queries is None or job.teacher is None:
+        return
+    if world > 1:
+        raise SettingError("teacher.queries", job.queries, f"one process instead of {world}")
+    planned = cost(job if job.config.data.episodic is None else first_episode(job)).teacher_queries
+    if planned > job.queries:
+        accepted = f"at least {planned:,}, the rows that these settings ask the teacher about"
+        raise SettingError("teacher.queries", job.queries, accepted)
 
 
 def _real_rows(job: Job, batch: Batch, generated: bool) -> float:
     """Real rows of a step, or their expectation."""
-    if generated and job.generator is not None and job.generator.settings.when == "alternate":
-        return job.generator.settings.real_probability * job.real_rows
-    return batch.n_real
+    if not generated or job.generator is None:
+        return batch.n_real
+    return job.generator.schedule.expected(job.rows.real, batch.n_real)

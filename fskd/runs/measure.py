@@ -4,9 +4,13 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from fskd.data.loader import chunks
 from fskd.errors import TrainingError
+from fskd.models.checkpoint import save_weights
+from fskd.models.taps import FeatureNet
 from fskd.runs.answers import ask, on_test
 from fskd.runs.evaluate import (
     N_PATHS,
@@ -17,9 +21,10 @@ from fskd.runs.evaluate import (
 )
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
-from fskd.teachers.base import Teacher
+from fskd.teachers.base import Teacher, opaque
+from fskd.teachers.ensemble import Ensemble, mean_logits
 from fskd.train.loop import phase_steps
-from fskd.types import Ranking
+from fskd.types import Batch, ImageSet, Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
 # Fidelity on training points is a mean; this many are enough and bound the time.
@@ -35,10 +40,12 @@ def measure(
 ) -> tuple[dict[str, Any], Tensor]:
     """The measured fields of a ``Result``, and the student's logits on the test images.
 
+    Of a teacher that is a black box or a table, nothing is measured: it would have to be asked.
+
     Args:
         job: The run, its students trained.
         teacher: The teacher, or None.
-        about_teacher: Its name and key; top1 is added.
+        about_teacher: Its name and key; top1 is added, of its members, too.
         session: Device, screen, and the teacher's answers.
         n_paths: Points between training points on which student and teacher are compared.
     """
@@ -66,14 +73,19 @@ def measure(
         scores(ask(peer, "peer on the test images", data.test, session), data.test.targets)["top1"]
         for peer in job.students[1:]
     ]
+    found["measured"] = measure_others(job, session)
+    if job.unlabelled is not None:
+        found["n_unlabelled"] = len(job.unlabelled.subset)
     if len(subset.val):
         on_val = ask(student, "student on the validation images", data.train, session, subset.val)
         found["val_top1"] = scores(on_val, data.train.targets[subset.val])["top1"]
     if about_teacher is None or teacher is None:
         return found, logits
+    if opaque(teacher.net):  # every further answer may cost
+        found["teacher"] = about_teacher
+        return found, logits
     teacher.net.eval()
-    known = on_test(teacher.net, about_teacher, data.test, session)
-    found["teacher"] = {**about_teacher, "top1": scores(known, data.test.targets)["top1"]}
+    known, found["teacher"] = _teacher_on_test(teacher.net, about_teacher, data.test, session)
     found["agreement"] = agreement(logits, known)
     found["tv_test"] = total_variation(logits, known)
     their_train = ask(teacher.net, "teacher on the training images", data.train, session, points)
@@ -84,11 +96,73 @@ def measure(
     return found, logits
 
 
+def measure_others(job: Job, session: Session) -> dict[str, dict[str, float]]:
+    """Scores on the test images of whole networks of roles, and of what methods measure."""
+    data, logits = job.data.test, dict[str, Tensor]()
+    for name, role in job.method.roles.items():
+        whole = role.after is None and role.upto is None
+        if name in job.roles.own and whole and not role.peer:
+            logits[name] = ask(job.roles.own[name], f"{name} on the test images", data, session)
+    logits |= _of_methods(job, session)
+    scored = {name: scores(rows, data.targets) for name, rows in logits.items()}
+    return {
+        name: {what: value for what, value in values.items() if value is not None}
+        for name, values in scored.items()
+    }
+
+
+@torch.no_grad()
+def _of_methods(job: Job, session: Session) -> dict[str, Tensor]:
+    """Logits that methods make of the passes of the main phase, float32 (N, K) on the CPU."""
+    if not job.method.measures:
+        return {}
+    task, stretch = job.task().to(session.device).eval(), job.method.stretches()[-1]
+    found, data = dict[str, list[Tensor]](), job.data.test
+    nobody = torch.empty(0, dtype=torch.int64, device=session.device)
+    with session.screen.passing("what the method measures on the test images", len(data)) as seen:
+        for inputs, _ in chunks(data, session.device, workers=session.runtime.workers):
+            # Without labels, which are for the scores alone.
+            batch = Batch(inputs, nobody, nobody, {"unlabelled": slice(0, len(inputs))})
+            made = job.method.measured(task.seen(inputs, stretch), batch, stretch)
+            for name, rows in made.items():
+                found.setdefault(name, []).append(rows.float().cpu())
+            seen(len(inputs))
+    return {name: torch.cat(rows) for name, rows in found.items()}
+
+
+def save_networks(job: Job) -> None:
+    """Writes what was trained: students, networks of roles, and the methods' own modules."""
+    folder = job.folder
+    for i, net in enumerate(job.students):
+        save_weights(net.net, folder.student if i == 0 else folder.weights(f"peer{i}"))
+    for name, role in job.method.roles.items():
+        if name in job.roles.own and not role.peer:
+            own = job.roles.own[name]
+            save_weights(own.net if isinstance(own, FeatureNet) else own, folder.weights(name))
+    if any(True for _ in job.method.parameters()):
+        save_weights(job.method, folder.weights("method"))
+
+
+def _teacher_on_test(
+    net: nn.Module, about: dict[str, Any], images: ImageSet, session: Session
+) -> tuple[Tensor, dict[str, Any]]:
+    """A teacher's logits on the test images, and what it is, with its accuracy there."""
+    if isinstance(net, Ensemble):
+        whose = zip(net.members, about["members"], strict=True)
+        found = [_teacher_on_test(one, own, images, session) for one, own in whose]
+        logits = mean_logits([own for own, _ in found])
+        about = {**about, "members": [own for _, own in found]}
+    else:
+        logits = on_test(net, about, images, session)
+    return logits, {**about, "top1": scores(logits, images.targets)["top1"]}
+
+
 def about_ranking(ranking: Ranking | None) -> dict[str, Any]:
     """Where the order of the training examples is from, and what it asked of a teacher."""
     if ranking is None:
         return {}
-    queries = 0 if ranking.teacher is None else len(ranking.order)
+    asked = 0 if ranking.teacher is None else 1 + ranking.teacher["name"].count("+")
+    queries = asked * len(ranking.order)
     return {"split_file": ranking.source, "split_queries": queries}
 
 

@@ -1,30 +1,34 @@
 """From a configuration to everything that a run needs, so that every mistake shows before work."""
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Source, load
 from fskd.data.splits import Subset
+from fskd.data.unlabelled import Unlabelled
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
-from fskd.methods.compose import Joint
+from fskd.methods.compose import Joint, join
 from fskd.methods.needs import check_needs
-from fskd.models.catalog import build as build_network
-from fskd.models.checkpoint import load_weights
+from fskd.models.sections import reinitialised
 from fskd.models.taps import FeatureNet
 from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
-from fskd.runs.hashes import code_hashes, file_hash, weights_hash
+from fskd.runs.asked import check_asked, check_ranks
+from fskd.runs.hashes import code_hashes, weights_hash
+from fskd.runs.networks import check_network, seeded_network
 from fskd.runs.ranking import choose_subset, known_ranking, make_sampler, ranking_run
+from fskd.runs.rows import Rows, divide, unlabelled_hash, unlabelled_images
+from fskd.runs.teacher import GivenTeacher, Kind, files_hash, given_hash, make_source
 from fskd.seeding import derive
+from fskd.teachers.base import members
+from fskd.teachers.table import Table
 from fskd.train.roles import Roles, make_roles
 from fskd.train.task import DistillTask
 from fskd.types import DataSplits, Ranking, Shapes
@@ -35,13 +39,18 @@ class Given(NamedTuple):
 
     Attributes:
         data: Images to train and test on.
-        teacher: A trained network, used as it is if it is a ``FeatureNet``, else copied.
-        students: Networks to train; trained in place.
+        teacher: A trained network or several, used as they are if they are a ``FeatureNet`` or a
+            ``Source``, else copied; or a black box.
+        students: Networks to train, in place.
+        queries: Most rows that this teacher may be asked.
+        unlabelled: Images without labels, uint8 (N, C, H, W).
     """
 
     data: DataSplits | None = None
-    teacher: nn.Module | None = None
+    teacher: GivenTeacher | None = None
     students: Sequence[nn.Module] = ()
+    queries: int | None = None
+    unlabelled: Tensor | None = None
 
 
 NOTHING_GIVEN = Given()
@@ -53,9 +62,10 @@ class Job(NamedTuple):
     Attributes:
         subset: Its examples; a stand-in of equal size while ``ranking`` is None.
         ranking: The order that the subset is a prefix of; None if the teacher has yet to make it.
-        teacher: The teacher's network; its weights are not there yet if it is made by a run.
-        n_generated: Rows to generate a step.
-        real_rows: Real rows to draw a step.
+        teacher: The teacher; its weights are not there yet if it is made by a run.
+        rows: Rows of each kind a step.
+        unlabelled: Images without labels, or None.
+        queries: Most rows that the teacher may be asked; None for any number.
     """
 
     config: RunConfig
@@ -63,14 +73,15 @@ class Job(NamedTuple):
     subset: Subset
     ranking: Ranking | None
     students: list[FeatureNet]
-    teacher: FeatureNet | None
+    teacher: Kind | None
     method: Joint
     roles: Roles
     generator: Generator | None
-    real_rows: int
-    n_generated: int
+    rows: Rows
+    unlabelled: Unlabelled | None
     steps: int
     folder: RunDir
+    queries: int | None = None
 
     def task(self) -> DistillTask:
         """Everything that trains."""
@@ -106,15 +117,13 @@ def pin(
     hashes = dict(config.inputs_sha256)
     if ranking is not None:
         hashes["split"] = ranking.sha256
-    data = given.data or load_data(config)
-    hashes["data"] = hashlib.sha256(repr([part.identity for part in data]).encode()).hexdigest()
+    hashes |= _data_hashes(config, given)
     teacher, level = config.teacher, "teacher"
     if given.teacher is not None and (ranking is None or needs_teacher(config.method)):
-        hashes[level] = weights_hash(given.teacher)
+        hashes[level] = given_hash(given.teacher)
     while teacher is not None and given.teacher is None:
-        if teacher.checkpoint is not None:
-            path = Path(teacher.checkpoint).expanduser()
-            hashes[level] = file_hash(path, f"{level}.checkpoint")
+        if (found := files_hash(teacher, level)) is not None:
+            hashes[level] = found
             break
         teacher, level = teacher.teacher, level + ".teacher"
     for i, student in enumerate(given.students):
@@ -122,8 +131,16 @@ def pin(
     if not given.students:
         hashes |= code_hashes([config.student, *config.peers])
     if config.teacher is not None:
-        hashes |= code_hashes([config.teacher.name])
+        hashes |= code_hashes(config.teacher.names)
     return config.model_copy(update={"inputs_sha256": hashes})
+
+
+def _data_hashes(config: RunConfig, given: Given) -> dict[str, str]:
+    """Of the images that are trained and tested on, and of unlabelled ones from elsewhere."""
+    data = given.data or load_data(config)
+    whole = hashlib.sha256(repr([part.identity for part in data]).encode()).hexdigest()
+    hidden = unlabelled_hash(config.data, data.train, given.unlabelled)
+    return {"data": whole} | ({} if hidden is None else {"unlabelled": hidden})
 
 
 def identify(config: RunConfig, given: Given = NOTHING_GIVEN) -> tuple[RunConfig, Ranking | None]:
@@ -141,67 +158,6 @@ def identify(config: RunConfig, given: Given = NOTHING_GIVEN) -> tuple[RunConfig
     if ranking is not None and not needs_teacher(config.method):
         config = config.model_copy(update={"teacher": None})  # the file stands for its outputs
     return pin(config, given, ranking), ranking
-
-
-def seeded_network(
-    name: str, data: DataSplits, setting: str, seed: int, *purpose: str | int
-) -> FeatureNet:
-    """A network initialised from a stream of its own; other streams do not move."""
-    channels = data.train.size[0]
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, "init", *purpose))
-        try:
-            net = FeatureNet(build_network(name, data.train.num_classes, channels))
-        except SettingError as error:
-            raise SettingError(setting, error.value, error.accepted) from None
-    return net
-
-
-def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
-    """SettingError unless the network takes the images and has one output per class."""
-    training = net.training
-    net.eval()
-    first = next(net.parameters(), None)
-    if first is None:
-        raise SettingError(setting, type(net.net).__name__, "a network with parameters")
-    probe = torch.zeros(2, *data.train.size, device=first.device, dtype=first.dtype)
-    try:
-        with torch.no_grad():
-            shape = tuple(net(probe).logits.shape)
-    except Exception as error:  # somebody else's network may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        size = "x".join(map(str, data.train.size))
-        name = type(net.net).__name__
-        raise SettingError(
-            setting, name, f"a network that takes {size} images ({reason})"
-        ) from None
-    net.train(training)
-    if shape != (2, data.train.num_classes):
-        found = f"a network with output {tuple(shape[1:])}"
-        raise SettingError(setting, found, f"{data.train.num_classes} classes")
-
-
-def teacher_network(config: RunConfig, data: DataSplits, given: Given) -> FeatureNet:
-    """The teacher's network, with weights if they come from a file or from Python."""
-    if isinstance(given.teacher, FeatureNet):
-        net = given.teacher
-    elif given.teacher is not None:
-        net = FeatureNet(copy.deepcopy(given.teacher))  # it will be frozen and moved
-    elif config.teacher is not None:
-        net = seeded_network(config.teacher.name, data, "teacher.name", 0, "teacher")
-        if config.teacher.checkpoint is not None:
-            path = Path(config.teacher.checkpoint).expanduser()
-            load_weights(net.net, path, "teacher.checkpoint")
-    else:
-        raise SettingError("teacher", None, _teacher_wanted(config))
-    check_network(net, data, "teacher")
-    return net
-
-
-def _teacher_wanted(config: RunConfig) -> str:
-    by_method = needs_teacher(config.method)
-    who = config.method.name if by_method else f"the sampler {config.data.sampler.name}"
-    return f"a teacher, since {who} needs one"
 
 
 def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[FeatureNet]:
@@ -223,34 +179,15 @@ def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[
     return nets
 
 
-def check_processes(job: Job, world: int) -> None:
-    """SettingError unless the run can be divided among ``world`` processes and stay the same.
-
-    Every process must get the same number of rows of every kind, or terms and their means differ.
-    """
-    if world == 1:
-        return
-    rows = {"real": job.real_rows, "generated": job.n_generated if job.generator else 0}
-    for kind, n in rows.items():
-        if n % world:
-            given = f"{job.config.optim.batch_size} ({n} {kind} rows)"
-            accepted = f"{kind} rows that {world} processes can share equally"
-            raise SettingError("optim.batch_size", given, accepted)
-    for name, method in job.method.methods.items():
-        if method.needs.one_process:
-            accepted = f"one process instead of {world}: it has memories or players"
-            raise SettingError("method", f"'{name}'", accepted)
-    if job.generator is not None and not isinstance(job.data.train.images, torch.Tensor):
-        pairs = getattr(job.generator.settings, "pairs", "all")
-        if pairs != "all":
-            accepted = f"'all' with {world} processes and images on disk"
-            raise SettingError("generator.pairs", f"'{pairs}'", accepted)
-
-
 def check_ranking_teacher(config: RunConfig, data: DataSplits, given: Given) -> None:
     """FskdError unless there is a teacher that can give what the sampler reads."""
-    net = teacher_network(ranking_run(config), data, given)
-    net.tap_shapes(data.train.size, make_sampler(config.data).reads)
+    source, reads = make_source(ranking_run(config), data, given.teacher), _reads(config)
+    check_ranks(config.data.sampler.name, reads, source)
+    source.tap_shapes(data.train.size, reads)
+
+
+def _reads(config: RunConfig) -> frozenset[str]:
+    return make_sampler(config.data).reads
 
 
 def prepare(
@@ -289,8 +226,13 @@ def build(
     """Every part of a run from its data and their order; see ``prepare``."""
     subset = choose_subset(config, data, ranking)
     students = student_networks(config, data, given)
-    teacher = teacher_network(config, data, given) if needs_teacher(config.method) else None
-    method = Joint(config.method.parts)
+    method, asks = join(config.method.parts, config.optim.ema), needs_teacher(config.method)
+    teacher = make_source(config, data, given.teacher) if asks else None
+    if teacher is not None:
+        check_asked(config, method, teacher)
+    if isinstance(teacher, Table):
+        teacher.choose(subset.train)
+    hidden = unlabelled_images(config.data, data.train, subset, config.seed, given.unlabelled)
     shapes = Shapes(
         data.train.num_classes,
         len(subset.train),
@@ -299,21 +241,29 @@ def build(
         data.train.targets[subset.train],
         data.train.size,
         derive(config.seed, "method"),
+        1 if teacher is None else len(members(teacher)),
     )
     for name, one in method.methods.items():
         check_needs(name, one.needs, shapes)
     method.build(shapes)
-    roles = make_roles(method.roles, students, teacher, data.train.size, config.seed)
+
+    def fresh(net: FeatureNet, role: str) -> FeatureNet:
+        if net is teacher or given.students:  # of which only the network is known
+            return reinitialised(net, derive(config.seed, "init", "role", role))
+        return seeded_network(config.student, data, "student", config.seed, "role", role)
+
+    roles = make_roles(method.roles, students, teacher, data.train.size, fresh)
     generator, scale = None, 1.0
-    real_rows = n_generated = config.optim.batch_size
     if config.generator is not None:
         name, settings = config.generator.parts[0]
         generator = generators.get(name)(settings)  # type: ignore[arg-type]
         generator.check(data.train.size)
-        real_rows, n_generated = generator.rows(config.optim.batch_size)
-        scale = generator.step_scale
+        scale = generator.schedule.step_scale
+    share = None if hidden is None else config.data.unlabelled_share
+    rows = divide(config.optim.batch_size, generator, share, max(method.unlabelled_views, 1))
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
     return Job(
         config, data, subset, ranking, students, teacher, method, roles,
-        generator, real_rows, n_generated, steps, folder,
+        generator, rows, hidden, steps, folder,
+        given.queries if config.teacher is None else config.teacher.queries,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fskd.config import DataConfig, RunConfig
 from fskd.data.loader import chunks
@@ -13,7 +13,6 @@ from fskd.data.samplers.stratified import Stratified
 from fskd.data.split_files import check_data, file_name
 from fskd.data.splits import Subset, check_balance, rank, subset_size, take
 from fskd.errors import DataError, SettingError
-from fskd.models.taps import FeatureNet
 from fskd.types import DataSplits, ImageSet, Pool, Ranking
 
 COMPUTE = "none"  # data.splits=none
@@ -140,7 +139,7 @@ def ranking_run(config: RunConfig) -> RunConfig:
 
 @torch.no_grad()
 def fill_pool(
-    net: FeatureNet,
+    net: nn.Module,
     images: ImageSet,
     reads: frozenset[str],
     device: torch.device,

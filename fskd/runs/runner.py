@@ -5,7 +5,6 @@ by its key and reused; a teacher assistant is a run with a teacher. ``result.jso
 a run that has one is not repeated.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,31 +13,33 @@ from pathlib import Path
 from typing import Any, cast
 
 from filelock import FileLock, Timeout
+from torch import nn
 
 from fskd.config import RunConfig
 from fskd.data.split_files import check_data, read, write
 from fskd.data.splits import rank
 from fskd.errors import BusyError, DataError, FskdError, SettingError
-from fskd.models.checkpoint import load_weights, save_weights
+from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.runs.answers import keep
+from fskd.runs.batches import check_processes
 from fskd.runs.episodes import check_episodic, train_episodes
+from fskd.runs.estimate import check_queries
 from fskd.runs.finished import recall
-from fskd.runs.measure import measure
+from fskd.runs.measure import measure, save_networks
 from fskd.runs.prepare import (
     NOTHING_GIVEN,
     Given,
     Job,
-    check_processes,
     prepare,
-    teacher_network,
 )
 from fskd.runs.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.runs.session import Session
+from fskd.runs.teacher import about_made, about_teacher, make_source, mark, teacher_runs
 from fskd.runs.track import Tracks, open_tracks
 from fskd.runs.training import train
-from fskd.teachers.base import Teacher
+from fskd.teachers.base import Teacher, members
 from fskd.train.watch import Counts
 from fskd.types import ImageSet, Ranking
 
@@ -72,6 +73,7 @@ def run(
     job = prepare(config, session.out, given)
     check_processes(job, session.fabric.world_size)
     check_episodic(job.config, given)
+    check_queries(job, session.fabric.world_size)
     seconds = {"prepare": time.perf_counter() - begun}
     if job.ranking is None:
         ranking = rank_by_teacher(job, session, given, seconds)
@@ -112,9 +114,7 @@ def _train_once(
     begun, found = time.perf_counter(), dict[str, Any]()
     if session.main:
         found, logits = measure(job, teacher, about, session)
-        for i, net in enumerate(job.students):
-            path = job.folder.student if i == 0 else job.folder.path / f"peer{i}.safetensors"
-            save_weights(net.net, path)
+        save_networks(job)
         if role == "teacher":
             keep(job.folder, logits, job.data.test)
     seconds["evaluate"] = time.perf_counter() - begun
@@ -156,22 +156,32 @@ def make_teacher(
     """The teacher with its weights, made by a run of its own if need be, and what it is."""
     if job.teacher is None:
         return None, None
-    config = job.config.teacher
-    about: dict[str, Any] = {"key": job.config.inputs_sha256.get("teacher")}
-    if config is None:
-        about["name"] = type(given.teacher).__name__
-    elif config.checkpoint is not None:
-        about |= {"name": config.name, "checkpoint": config.checkpoint}
+    runs = () if given.teacher is not None else teacher_runs(job.config)
+    if runs:
+        nets = [cast(FeatureNet, net) for net in members(job.teacher)]
+        made = zip(nets, runs, strict=True)
+        about = about_made([_made_member(net, one, session, given) for net, one in made])
     else:
-        made = run(job.config.teacher_run(), session, Given(data=given.data), role="teacher")
-        folder = RunDir(Path(made.path))
-        try:
-            load_weights(job.teacher.net, folder.student, "teacher")
-        except SettingError as error:
-            raise FskdError(f"{error}; delete {folder.path} to train the teacher anew") from None
-        about = {"name": config.name, "key": made.key, "n_train": made.n_train}
-        about["run"] = Path(made.path).name
-    return Teacher(job.teacher, session.device), about
+        about = about_teacher(job.config, given.teacher)
+    return Teacher(job.teacher, session.device, job.queries), about
+
+
+def _made_member(
+    net: FeatureNet, config: RunConfig, session: Session, given: Given
+) -> dict[str, Any]:
+    """Gives a network the weights of the run that makes it; what it is."""
+    made = run(config, session, Given(data=given.data), role="teacher")
+    folder = RunDir(Path(made.path))
+    try:
+        load_weights(net.net, folder.student, "teacher")
+    except SettingError as error:
+        raise FskdError(f"{error}; delete {folder.path} to train the teacher anew") from None
+    return {
+        "name": config.student,
+        "key": made.key,
+        "n_train": made.n_train,
+        "run": folder.path.name,
+    }
 
 
 def rank_by_teacher(job: Job, session: Session, given: Given, seconds: dict[str, float]) -> Ranking:
@@ -188,16 +198,15 @@ def rank_by_teacher(job: Job, session: Session, given: Given, seconds: dict[str,
     """
     begun = time.perf_counter()
     config, images = ranking_run(job.config), job.data.train
-    asked = job._replace(config=config, teacher=teacher_network(config, job.data, given))
+    asked = job._replace(config=config, teacher=make_source(config, job.data, given.teacher))
     teacher, about = make_teacher(asked, session, given)
     if teacher is None or about is None:
         raise RuntimeError("a teacher was asked for")
     seconds["teacher"] = time.perf_counter() - begun
     begun = time.perf_counter()
     who = {"name": str(about["name"]), "key": str(about["key"])}
-    mark = hashlib.sha256(f"{who['key']} {images.fingerprint}".encode()).hexdigest()[:12]
     name = split_name(config.data).removesuffix(".npz")
-    path = session.out / "splits" / f"{name}-{mark}.npz"
+    path = session.out / "splits" / f"{name}-{mark(who, images.fingerprint)}.npz"
     if session.main:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -214,7 +223,7 @@ def rank_by_teacher(job: Job, session: Session, given: Given, seconds: dict[str,
 
 
 def _rank_now(
-    config: RunConfig, net: FeatureNet, images: ImageSet, who: dict[str, str], session: Session
+    config: RunConfig, net: nn.Module, images: ImageSet, who: dict[str, str], session: Session
 ) -> Ranking:
     begun, data = time.perf_counter(), config.data
     sampler = make_sampler(data)

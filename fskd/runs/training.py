@@ -2,22 +2,26 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
-from fskd.data.loader import chunks, make_loader
+from fskd.data.loader import chunks
+from fskd.data.unlabelled import Unlabelled
 from fskd.errors import TrainingError
-from fskd.methods.compose import Run
+from fskd.methods.plan import Run
 from fskd.models.taps import LOGITS
 from fskd.results.store import MetricsLog, RunDir, write_text
+from fskd.runs.answers import read_answers, write_answers
+from fskd.runs.batches import batch_maker
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
 from fskd.runs.track import Tracks
-from fskd.teachers.base import Teacher
-from fskd.train.batches import BatchMaker
+from fskd.teachers.base import Teacher, opaque
+from fskd.teachers.table import Table
 from fskd.train.checkpoint import load_state, save_state
 from fskd.train.loop import Training, fit
 from fskd.train.task import DistillTask
@@ -40,7 +44,11 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
         TrainingError: If a loss is not finite; names step, term and the last good state.
     """
     fabric, runtime, config = session.fabric, session.runtime, job.config
-    batches, task = _batches(job, session), _task(job, session, teacher)
+    rank, world = fabric.global_rank, fabric.world_size
+    batches = batch_maker(job, session.device, runtime.workers, rank, world)
+    task = _task(job, session, teacher)
+    if job.unlabelled is not None:
+        session.screen.say(_about_unlabelled(job, job.unlabelled))
     state = load_state(job.folder.state)
     counts = Counts() if state is None else state.counts
     if state is not None:
@@ -69,6 +77,10 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
 
 def _task(job: Job, session: Session, teacher: Teacher | None) -> DistillTask:
     task = job.task()
+    for name, role in job.method.roles.items():
+        if role.of == "teacher" and role.weights in ("copy", "ema") and teacher is not None:
+            # The teacher had no weights yet when the copy was made.
+            task.nets[name].load_state_dict(teacher.net.state_dict())
     if session.runtime.channels_last:
         task.nets.to(memory_format=torch.channels_last)
         if teacher is not None:
@@ -79,14 +91,15 @@ def _task(job: Job, session: Session, teacher: Teacher | None) -> DistillTask:
     return task
 
 
-def _batches(job: Job, session: Session) -> BatchMaker:
-    rank, world = session.fabric.global_rank, session.fabric.world_size
-    config = job.config
-    loader = make_loader(
-        job.data.train, job.subset.train, job.real_rows, config.data.augment,
-        config.seed, session.device, session.runtime.workers, rank, world,
-    )  # fmt: skip
-    return BatchMaker(loader, job.generator, job.method, job.n_generated, config.seed, rank, world)
+def _about_unlabelled(job: Job, hidden: Unlabelled) -> str:
+    """How many there are, how they are seen, and what could not be read."""
+    rows = job.rows
+    views = f" in {rows.views} views" if rows.views > 1 else ""
+    line = (
+        f"{len(hidden.subset):,} unlabelled images {hidden.origin};"
+        f" {rows.unlabelled}{views} beside {rows.real} labelled ones a step"
+    )
+    return f"{line}; {hidden.note}" if hidden.note else line
 
 
 def _reporter(
@@ -142,14 +155,22 @@ def logits_kept(job: Job, fixed_views: bool) -> int:
     n, phases = len(job.subset.train), job.method.stretches()
     asked = [run for phase in phases for run in phase.runs if run.asks]
     plain = bool(asked) and all(run == Run("teacher", LOGITS) for run in asked)
-    if not (fixed_views and plain and job.steps * job.real_rows > n):
+    if not (fixed_views and plain and job.steps * job.rows.real > n):
         return 0
+    if isinstance(job.teacher, Table):
+        return n  # they are in memory already
     return min(n, MOST_KEPT // (4 * job.data.train.num_classes))
 
 
 def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Session) -> None:
     """What the teacher says of the subset is kept, as far as there is room."""
     n_kept, n = logits_kept(job, fixed_views), len(job.subset.train)
+    known, keep, file = None, None, job.folder.answers
+    if isinstance(teacher.net, Table):
+        known = teacher.net.logits
+    elif opaque(teacher.net):  # a run that goes on does not ask it again
+        known = read_answers(file, n_kept, session.device)
+        keep = partial(write_answers, file) if session.main else None
 
     def images() -> Iterator[Tensor]:
         parts = chunks(job.data.train, session.device, job.subset.train[:n_kept])
@@ -159,7 +180,7 @@ def _remember_logits(job: Job, teacher: Teacher, fixed_views: bool, session: Ses
                 seen(len(inputs))
 
     if n_kept:
-        teacher.remember(images(), n_kept, n)
+        teacher.remember(images(), n_kept, n, known, keep)
     if 0 < n_kept < n:
         size = f"{MOST_KEPT >> 20} MiB hold the teacher's logits of {n_kept:,} of {n:,} images"
         session.screen.say(f"{size}; it is asked about the others in every step")

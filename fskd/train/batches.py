@@ -6,7 +6,8 @@ import torch
 
 from fskd.data.loader import Loader
 from fskd.generators.base import Generator
-from fskd.methods.compose import Joint, Stretch
+from fskd.methods.compose import Joint
+from fskd.methods.plan import Stretch
 from fskd.seeding import torch_generator
 from fskd.types import Batch
 
@@ -44,16 +45,17 @@ class BatchMaker:
         self.rank, self.world, self.unlabelled = rank, world, unlabelled
 
     def batch(self, step: int, stretch: Stretch) -> Batch:
-        """Rows of one step for this process; generated ones only if the phase reads them."""
+        """Rows of one step for this process; of other than real rows those the phase reads."""
         batch = self.loader.batch(step)
-        if self.unlabelled:
-            rows = [loader.batch(step).inputs for loader in self.unlabelled]
+        if self.unlabelled and stretch.unlabelled:
+            rows = [self._hidden(loader, step) for loader in self.unlabelled]
             batch = with_rows(batch, "unlabelled", torch.cat(rows))
         if self.generator is not None and stretch.generated:
             rank, world = (self.rank, self.world) if self.loader.sharded else (0, 1)
             rng = torch_generator(self.seed, "generator", step, rank)
             turn = torch_generator(self.seed, "turn", step)
-            batch = self.generator(batch, rng, self.n_generated // world, turn)
+            mixed = stretch.objective is not None and stretch.objective.mixed_weight > 0
+            batch = self.generator(batch, rng, self.n_generated // world, turn, mixed)
         if self.world > 1 and not self.loader.sharded:
             batch = shard(batch, self.rank, self.world)
         rng = torch_generator(self.seed, "views", step, self.rank)
@@ -61,6 +63,12 @@ class BatchMaker:
         if stretch.input_grad:
             batch = batch._replace(inputs=batch.inputs.detach().requires_grad_())
         return batch
+
+    def _hidden(self, loader: Loader, step: int) -> torch.Tensor:
+        """Unlabelled images, divided among the processes if the real ones are."""
+        images = loader.batch(step).inputs
+        apart = self.loader.sharded and not loader.sharded
+        return images[self.rank :: self.world] if apart else images
 
     def epoch(self, step: int) -> int:
         """Passes over the subset that are complete before this step."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fskd.config import OptimConfig
-from fskd.methods.compose import Stretch
+from fskd.methods.plan import Stretch
 from fskd.models.modes import in_mode
 from fskd.models.taps import LOGITS
 from fskd.seeding import derive, seed_global, torch_generator
@@ -95,7 +95,8 @@ def _run_phase(training: Training, learner: Learner, stretch: Stretch, span: Spa
             batches.generator.on_epoch(tools(progress, training, "epoch", progress.epoch))
         batch = batches.batch(step, stretch)
         seed_global(derive(seed, "dropout", step, fabric.global_rank), fabric.device)
-        batch = _relabelled(batch, training, stretch, step)
+        if stretch.relabels:
+            batch = _relabelled(batch, training, stretch, step)
         (known,) = ask(teacher, batch, [stretch], fabric)
         length = span.schedule_end - span.schedule_start
         rate = lr_factor(optim, (step - span.schedule_start) / length)

@@ -1,14 +1,14 @@
 """Further networks that methods ask for: peers, fresh sections, shared sections, averages."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import nn
 
 from fskd.methods.base import Role
+from fskd.models.sections import section
 from fskd.models.taps import FeatureNet
-from fskd.seeding import derive
 
 
 class Roles(NamedTuple):
@@ -31,7 +31,7 @@ def make_roles(
     students: Sequence[FeatureNet],
     teacher: nn.Module | None,
     size: tuple[int, ...],
-    seed: int,
+    fresh: Callable[[FeatureNet, str], FeatureNet],
 ) -> Roles:
     """The networks of all roles.
 
@@ -40,14 +40,11 @@ def make_roles(
         students: The student and its peers, which are roles, too.
         teacher: The teacher, or None.
         size: Shape of one image, (C, H, W).
-        seed: Run seed; every network is drawn from a stream of its own.
+        fresh: Makes a network like one, with parameters drawn anew, for the role of a name.
 
     Raises:
         SettingError: If a network cannot be divided as asked, or not be made anew.
     """
-    if any(not role.peer and role.weights != "ema" for role in roles.values()):
-        from fskd.models.sections import reinitialised, section
-
     own: dict[str, nn.Module] = {}
     shared: dict[str, nn.Module] = {}
     peers = iter(students[1:])
@@ -60,9 +57,11 @@ def make_roles(
             own[name] = next(peers)
         elif role.weights == "ema":
             own[name] = copy.deepcopy(net).eval().requires_grad_(False)
+        elif role.weights == "copy":
+            own[name] = copy.deepcopy(net).requires_grad_(True)
         elif role.weights == "shared":
             shared[name] = net if whole else section(net, role.after, role.upto, size)
         else:
-            fresh = reinitialised(net, derive(seed, "init", "role", name))
-            own[name] = fresh if whole else section(fresh, role.after, role.upto, size)
+            made = fresh(net, name)
+            own[name] = made if whole else section(made, role.after, role.upto, size)
     return Roles(own, shared)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fskd.config import OptimConfig
 from fskd.errors import TrainingError
 from fskd.methods.base import Player, Term
-from fskd.methods.compose import Given, Run, Stretch
+from fskd.methods.plan import Given, Run, Stretch
 from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
 from fskd.train.optim import build_optimizer, set_lr

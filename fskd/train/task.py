@@ -1,12 +1,13 @@
 """Everything that trains in one module, so that one wrapped forward pass does it all."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from fskd.methods.base import Role, Term
-from fskd.methods.compose import Given, Joint, Run, Source, Stretch
+from fskd.methods.compose import Joint
+from fskd.methods.plan import Given, Run, Source, Stretch
 from fskd.models.modes import in_mode
 from fskd.models.taps import FeatureNet
 from fskd.types import Batch, Outputs, Progress
@@ -33,6 +34,7 @@ class DistillTask(nn.Module):
         self.method = method
         # In a plain dictionary, so that their parameters are not saved and trained twice.
         self._sections = dict(sections or {})
+        self._averages = {n: role for n, role in method.roles.items() if role.weights == "ema"}
         # Layers that were frozen before are not ours to train.
         self._kept = [p for p in self.nets.parameters() if not p.requires_grad]
 
@@ -58,6 +60,25 @@ class DistillTask(nn.Module):
             else:
                 x = batch.inputs if run.source is None else _map(found, run.source)
                 found.append(self._run(run, x))
+        return found
+
+    @torch.no_grad()
+    def seen(self, inputs: Tensor, stretch: Stretch) -> list[Given]:
+        """What the runs of a phase give in eval mode; ``Outputs()`` where it takes the teacher.
+
+        Args:
+            inputs: Images, (rows, C, H, W).
+            stretch: The phase.
+        """
+        found, absent = list[Given](), set[int]()
+        for number, run in enumerate(stretch.runs):
+            if run.asks or (run.source is not None and run.source.run in absent):
+                absent.add(number)
+                found.append(Outputs())
+                continue
+            net, x = self.net(run.net), inputs if run.source is None else _map(found, run.source)
+            with in_mode(net, "eval"):
+                found.append(net(x, run.taps))
         return found
 
     def _run(self, run: Run, x: Tensor) -> Outputs:
@@ -107,16 +128,10 @@ class DistillTask(nn.Module):
                 module = self.get_submodule(name)
                 yield module, list(module.parameters())
             elif root in self.nets and rest in ("", "features"):
-                net = self.nets[root]
-                features = rest and isinstance(net, FeatureNet)
-                yield (
-                    net,
-                    (
-                        cast(FeatureNet, net).feature_parameters()
-                        if features
-                        else list(net.parameters())
-                    ),
-                )
+                net, parameters = self.nets[root], list(self.nets[root].parameters())
+                if rest and isinstance(net, FeatureNet):
+                    parameters = net.feature_parameters()
+                yield net, parameters
             else:
                 raise ValueError(f"a phase trains '{name}', which is no part")
 
@@ -126,19 +141,18 @@ class DistillTask(nn.Module):
             id(p)
             for net in self.nets.values()
             if isinstance(net, FeatureNet)
-            for p in cast(FeatureNet, net).feature_parameters()
+            for p in net.feature_parameters()
         }
         return [p for p in self.parameters() if id(p) not in bodies]
 
     def average(self) -> None:
         """Moves every exponential moving average towards its network."""
-        for name, role in self.method.roles.items():
-            if role.weights == "ema":
-                _towards(self.nets[name], self.nets[role.of], role.decay)
+        for name, role in self._averages.items():
+            _towards(self.nets[name], self.nets[role.of], role.decay)
 
 
 def _trains(role: Role) -> bool:
-    return role.weights == "fresh" and role.trains
+    return role.weights in ("fresh", "copy") and role.trains
 
 
 def _towards(average: nn.Module, net: nn.Module, decay: float) -> None:

@@ -202,7 +202,7 @@ def test_nothing_to_do(name: str, rows: int) -> None:
 def test_row_budget_joint(name: str, share: float, total: int) -> None:
     """Drawn and generated rows make up the student rows of a step."""
     generator = build(name, share=share)
-    drawn, n = generator.rows(total)
+    drawn, n = generator.schedule.rows(total)
     longer = generator(make_batch(drawn), rng(), n)
     assert len(longer.inputs) == total
     if share == 1:
@@ -218,7 +218,7 @@ def test_row_budget_joint(name: str, share: float, total: int) -> None:
 def test_row_budget_default(name: str, total: int) -> None:
     """Without a number, the share alone restores it from the real rows (to one row)."""
     generator = build(name, share=0.5)
-    drawn, n = generator.rows(2 * total)
+    drawn, n = generator.schedule.rows(2 * total)
     assert generator(make_batch(drawn), rng()).n_generated == n
 
 
@@ -226,10 +226,10 @@ def test_row_budget_default(name: str, total: int) -> None:
 def test_row_budget_of_one(name: str) -> None:
     """One row cannot be real and generated; it can be one of the two."""
     with pytest.raises(SettingError, match=r"optim\.batch_size: 1 is not accepted"):
-        build(name, share=0.5).rows(1)
+        build(name, share=0.5).schedule.rows(1)
     for settings in ({"share": 1}, {"when": "alternate"}):
         generator = build(name, **settings)
-        assert generator.rows(1) == (1, 1)
+        assert generator.schedule.rows(1) == (1, 1)
         assert len(generator(make_batch(1), rng(), 1).inputs) == 1
 
 
@@ -239,7 +239,7 @@ def test_row_budget_of_one(name: str) -> None:
 def test_row_budget_alternate(name: str, total: int, share: float) -> None:
     """All real or all generated, both of which occur, always the same number."""
     generator = build(name, when="alternate", share=share)
-    drawn, n = generator.rows(total)
+    drawn, n = generator.schedule.rows(total)
     made = [generator(make_batch(drawn), rng(seed), n) for seed in range(20)]
     assert all(len(b.inputs) == total for b in made)
     assert {b.n_generated for b in made} == {0, total}
@@ -259,11 +259,11 @@ def test_alternate_probability(name: str, probability: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_step_scale(name: str) -> None:
     """Only ``alternate`` with ``scale_epochs`` lengthens training."""
-    assert build(name).step_scale == 1
-    assert build(name, scale_epochs=True).step_scale == 1
-    assert build(name, when="alternate", real_probability=0.25).step_scale == 1
+    assert build(name).schedule.step_scale == 1
+    assert build(name, scale_epochs=True).schedule.step_scale == 1
+    assert build(name, when="alternate", real_probability=0.25).schedule.step_scale == 1
     lengthened = build(name, when="alternate", real_probability=0.25, scale_epochs=True)
-    assert lengthened.step_scale == 4
+    assert lengthened.schedule.step_scale == 4
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,11 +22,17 @@ from cases import NAMES, PAIRS_OF, check, every, losses, trained
 
 from fskd.errors import SettingError
 from fskd.methods.base import Phase, methods
-from fskd.methods.compose import Joint
+from fskd.methods.compose import join
 from fskd.methods.objective import NAMES as SHARED
 from fskd.models.taps import FeatureNet
 from fskd.registry import describe
 from fskd.types import TAPS
+
+# Players whose gradient is not that of the value, and why.
+SURROGATE = {
+    ("kdgan", player): "straight through: the value is of a drawn label, the gradient of a soft one"
+    for player in ("main", "tutor")
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,6 +105,8 @@ def test_one_step_lowers_the_loss(name: str, pair: str, phase: int) -> None:
     arena.source.double()
     batch = batch._replace(inputs=batch.inputs.double())
     for player in losses(arena, twin(arena).terms(batch)):
+        if (name, player) in SURROGATE:
+            continue
         moving = twin(arena)
         own = next(move.parameters for move in moving.learner().moves if move.name == player)
         start = {key: value.clone() for key, value in moving.task.named_buffers()}
@@ -150,10 +158,9 @@ def test_what_is_data_is_known_from_settings(name: str) -> None:
         assert isinstance(phase, Phase)
         assert callable(getattr(method, phase.terms))
         assert phase.objective <= set(SHARED)
-    assert all(player != "main" for player in method.players)
     assert not method.unit & set(SHARED)
     assert not list(method.parameters())
-    Joint(parts_of(name)).stretches()
+    join(parts_of(name)).stretches()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from arena import (
 from cases import check, every, losses, once, trained
 from torch import Tensor, nn
 
-from fskd.methods.compose import Given
+from fskd.methods.plan import Given
 from fskd.train.alone import Alone
 from fskd.train.step import Learner
 from fskd.types import Outputs

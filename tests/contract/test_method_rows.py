@@ -8,11 +8,13 @@ from arena import Arena, Rows, leaves, own_terms, parts_of, rows_of, tensors, tw
 from cases import NAMES, PAIRS_OF, check, every, losses, once, trained
 
 from fskd.losses.targets import cross_entropy
-from fskd.methods.compose import Given
+from fskd.methods.compose import join
+from fskd.methods.plan import Given
 from fskd.types import Outputs
 
 # Values that depend on the order or on the company of the rows, and why.
 ORDER_DEPENDENT = {
+    "kdgan": "labels are drawn by position in the batch",
     "crd": "negatives are drawn by position in the batch",
     "mixmatch": "rows are mixed with each other",
     "sskd": "equally ranked rows are cut in row order",
@@ -120,7 +122,7 @@ def test_beside_kdplus(name: str) -> None:
     pair = PAIRS_OF[name][0]
     together, alone = Arena(f"kdplus+{name}", pair), Arena(name, pair)
     plus = Arena("kdplus", pair)
-    plus.joint = type(plus.joint)([parts_of(f"kdplus+{name}")[0]]).build(plus.shapes)
+    plus.joint = join(parts_of(f"kdplus+{name}")[:1]).build(plus.shapes)
     plus.stretch = plus.joint.stretches()[-1]
     together.begin()
     state = together.joint.methods[name].state_dict()

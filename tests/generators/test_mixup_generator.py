@@ -5,7 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from fskd.generators.mixup import Mixup, MixupSettings, interpolate
-from fskd.generators.pairs import draw_shares, pair
+from fskd.generators.partners import partners
+from fskd.generators.shares import draw_shares
 from fskd.types import Batch
 
 
@@ -68,9 +69,7 @@ def test_rows_match_targets_and_weights(pairs: str, lam: str, lam_per: str) -> N
     assert longer.parents is not None
     assert longer.shares is not None
     first, partner = longer.parents.T.tolist()
-    expected = slow_interpolate(
-        batch.inputs, first, partner, longer.shares[:, 0].double().tolist()
-    )
+    expected = slow_interpolate(batch.inputs, first, partner, longer.shares[:, 0].double().tolist())
     torch.testing.assert_close(longer.inputs[6:], expected)
     assert first == [m % 6 for m in range(15)]
 
@@ -164,7 +163,7 @@ def test_per_sample_or_batch(rule: str) -> None:
 def test_no_self(rows: int, n: int) -> None:
     """No row is its own partner; within a round each row is a partner once."""
     for seed in range(30):
-        found = pair(torch.zeros(rows, dtype=torch.int64), n, "no_self", rng(seed))
+        found = partners.get("no_self")(torch.zeros(rows, dtype=torch.int64), n, rng(seed))
         assert found is not None
         first, partner = found
         assert first.tolist() == [m % rows for m in range(n)]
@@ -177,7 +176,7 @@ def test_no_self_is_unbiased() -> None:
     """Every other row is an equally frequent partner."""
     counts = torch.zeros(4, 4)
     for seed in range(3000):
-        found = pair(torch.zeros(4, dtype=torch.int64), 4, "no_self", rng(seed))
+        found = partners.get("no_self")(torch.zeros(4, dtype=torch.int64), 4, rng(seed))
         assert found is not None
         counts[found] += 1
     assert counts.diagonal().sum() == 0
@@ -191,7 +190,7 @@ def test_all_is_a_permutation(n: int) -> None:
     """Within a round each row is a partner once; self pairs occur."""
     selfs = 0
     for seed in range(50):
-        found = pair(torch.zeros(5, dtype=torch.int64), n, "all", rng(seed))
+        found = partners.get("all")(torch.zeros(5, dtype=torch.int64), n, rng(seed))
         assert found is not None
         first, partner = found
         selfs += int((first == partner).sum())
@@ -206,7 +205,7 @@ def test_different_class(n: int) -> None:
     targets = torch.tensor([0, 0, 0, 1, 2, 2, 0])
     seen = set()
     for seed in range(60):
-        found = pair(targets, n, "different_class", rng(seed))
+        found = partners.get("different_class")(targets, n, rng(seed))
         assert found is not None
         first, partner = found
         assert first.tolist() == [m % 7 for m in range(n)]

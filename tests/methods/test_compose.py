@@ -17,7 +17,7 @@ from fskd.methods.base import (
     methods,
     student,
 )
-from fskd.methods.compose import Joint
+from fskd.methods.compose import Joint, join
 from fskd.types import Batch, Outputs
 
 K, B, M = 4, 5, 3
@@ -182,4 +182,4 @@ def test_equal_names_of_two_methods_are_refused(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setitem(methods._parts, "second", cls)
         parts = [(name, cls.Settings()) for name in ("first", "second")]
         with pytest.raises(ValueError, match=f"two methods name a {kind}"):
-            getattr(Joint(parts), f"{kind}s")
+            getattr(join(parts), f"{kind}s")

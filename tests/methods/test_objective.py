@@ -8,7 +8,7 @@ from torch import Tensor
 from fskd.errors import SettingError
 from fskd.losses.targets import cross_entropy, kl_divergence, mixed_cross_entropy
 from fskd.methods.base import methods
-from fskd.methods.compose import Joint
+from fskd.methods.compose import join
 from fskd.methods.objective import Objective
 from fskd.train.step import total_loss
 from fskd.types import Outputs
@@ -155,11 +155,11 @@ def test_temperatures_that_disagree_are_one_line() -> None:
     parts = [("kd", methods.get("kd").Settings(temperature=2.0))]
     parts += [("at", methods.get("at").Settings(kd_weight=1.0, temperature=3.0))]
     # Only the first one's soft targets count, so there is nothing to disagree about.
-    Joint(parts).stretches()
+    join(parts).stretches()
     # SSKD has no soft targets for generated rows; those of KD+ have a temperature of their own.
     plus = ("kdplus", methods.get("kdplus").Settings(temperature=3.0))
     with pytest.raises(SettingError) as caught:
-        Joint([("sskd", methods.get("sskd").Settings()), plus]).stretches()
+        join([("sskd", methods.get("sskd").Settings()), plus]).stretches()
     message = str(caught.value)
     assert "\n" not in message
     assert "temperature: 4 beside 3 of kdplus" in message
@@ -167,7 +167,7 @@ def test_temperatures_that_disagree_are_one_line() -> None:
 
 
 def test_labels_are_weighted_as_the_first_method_wants() -> None:
-    both = Joint([(name, methods.get(name).Settings()) for name in ("at", "kdplus")])
+    both = join([(name, methods.get(name).Settings()) for name in ("at", "kdplus")])
     objective = both.stretches()[-1].objective
     assert objective is not None
     assert objective.weights == {"ce": 1.0, "kd": 0.9, "generated": 1.0, "mixed": 0.0}

@@ -18,7 +18,8 @@ from fskd.methods.base import (
     student,
     teacher,
 )
-from fskd.methods.compose import Joint, Stretch
+from fskd.methods.compose import Joint
+from fskd.methods.plan import Stretch
 from fskd.types import Batch, Outputs, Progress
 
 K, B, M = 4, 5, 3

@@ -38,10 +38,13 @@ def test_taps(name, size):
     out = net.taps(x)
     assert torch.equal(net(x), out.logits)
     assert torch.equal(net.fc2(out.embedding), out.logits)
-    assert [tuple(s.shape[2:]) for s in out.stages] == [(28, 28), (10, 10), (1, 1)]
+    assert out.stem.shape[2:] == (28, 28)
+    assert [tuple(s.shape[2:]) for s in out.stages] == [(10, 10), (1, 1)]
     assert all(torch.equal(p.relu(), s) for p, s in zip(out.pre, out.stages, strict=True))
     shapes = FeatureNet(net).tap_shapes(size, frozenset(TAPS))
     assert shapes.embedding == tuple(out.embedding.shape[1:])
+    assert shapes.stem == tuple(out.stem.shape[1:])
+    assert shapes.norms == (None, None)
     assert shapes.stages == shapes.pre == tuple(tuple(s.shape[1:]) for s in out.stages)
     (out.logits.square().sum() + sum(s.mean() for s in out.pre)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())

@@ -6,8 +6,9 @@ import torch
 from fskd.models.catalog import build
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet
+from fskd.types import TAPS
 
-ALL = frozenset({"logits", "embedding", "stages", "pre"})
+ALL = frozenset(TAPS)
 
 
 def test_distribution_given_the_classes() -> None:

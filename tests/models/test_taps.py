@@ -15,14 +15,14 @@ from fskd.models.taps import FeatureNet
 from fskd.types import TAPS, Outputs
 
 ALL = frozenset(TAPS)
-# (name, channels of the stages, width of the embedding)
+# (name, channels of the stem and of the stages, width of the embedding)
 TRACED = [
     ("timm:resnet18", (64, 64, 128, 256, 512), 512),
     ("torchvision:resnet18", (64, 64, 128, 256, 512), 512),
     ("torchvision:vgg11_bn", (64, 128, 256, 512, 512), 4096),
     ("timm:mobilenetv3_small_050", (16, 8, 16, 24, 288), 1024),
-    ("timm:efficientnet_lite0", (16, 24, 40, 112, 1280), 1280),
-    ("timm:nfnet_l0", (64, 256, 512, 1536, 2304), 2304),
+    ("timm:efficientnet_lite0", (32, 16, 24, 40, 112, 1280), 1280),
+    ("timm:nfnet_l0", (128, 256, 512, 1536, 2304), 2304),
 ]
 
 
@@ -78,7 +78,7 @@ def test_traced_shapes(name, channels, width):
     shapes = traced(name).tap_shapes((3, 64, 64), ALL)
     assert shapes.logits == (7,)
     assert shapes.embedding == (width,)
-    assert tuple(stage[0] for stage in shapes.stages) == channels
+    assert tuple(tap[0] for tap in (shapes.stem, *shapes.stages)) == channels
     sizes = [stage[1] for stage in shapes.stages]
     assert sizes == sorted(sizes, reverse=True)
     assert shapes.pre == shapes.stages
@@ -121,8 +121,8 @@ def test_traced_taps_are_those_of_our_own_network():
     out, expected = hidden(images(32), ALL), own.taps(images(32))
     assert torch.equal(out.logits, expected.logits)
     assert torch.equal(out.embedding, expected.embedding)
-    # The stem has the resolution of the first stage, whose last map is the stage of both.
-    for tap, twin in zip(out.stages + out.pre, expected.stages[1:] + expected.pre[1:], strict=True):
+    assert torch.equal(out.stem, expected.stem)
+    for tap, twin in zip(out.stages + out.pre, expected.stages + expected.pre, strict=True):
         assert torch.equal(tap, twin)
 
 
@@ -142,7 +142,9 @@ def test_only_what_is_read_is_filled():
     assert out.logits is None
     assert out.embedding is None
     assert out.pre == ()
-    assert len(out.stages) == 5
+    assert out.stem is None
+    assert len(out.stages) == 4
+    assert net(images(), frozenset({"stem"})).stem.shape == (2, 64, 32, 32)
     own = FeatureNet(build("resnet8", 5))(images(32), frozenset({"embedding"}))
     assert own.logits is None
     assert own.stages == ()
@@ -198,9 +200,9 @@ def test_device_follows():
 def test_functional_network():
     net = FeatureNet(Functional())
     out = net(images(), ALL)
-    assert [tuple(stage.shape[1:]) for stage in out.stages] == [(4, 64, 64), (8, 32, 32)]
-    assert out.pre[1].min() < 0
-    assert torch.equal(out.pre[1].relu(), out.stages[1])
+    assert [tuple(tap.shape[1:]) for tap in (out.stem, *out.stages)] == [(4, 64, 64), (8, 32, 32)]
+    assert out.pre[0].min() < 0
+    assert torch.equal(out.pre[0].relu(), out.stages[0])
     torch.manual_seed(2)
     first = net(images(), ALL).logits
     torch.manual_seed(2)
@@ -228,7 +230,7 @@ def test_untraceable_network_has_logits_only():
     x = torch.randn(2, 3, 2, 2)
     assert net(x).logits.shape == (2, 5)
     shapes = net.tap_shapes((3, 2, 2))
-    assert shapes == ((5,), (), (), ())
+    assert shapes == ((5,), (), (), (), (), ())
     with pytest.raises(SettingError, match=r"'Branching' \(embedding cannot be read: .*control"):
         net(x, frozenset({"embedding", "logits"}))
     with pytest.raises(SettingError, match="stages") as caught:

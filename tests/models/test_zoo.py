@@ -50,7 +50,7 @@ def test_outputs_are_the_recorded_ones(name, zoo_outputs, draw_weights):
     torch.testing.assert_close(out.logits[:, :8], expected, rtol=1e-9, atol=1e-9)
     norms = torch.tensor(recorded["embedding_norm"], dtype=torch.float64)
     torch.testing.assert_close(out.embedding.norm(dim=1), norms, rtol=1e-9, atol=1e-9)
-    shapes = [list(tap.shape) for tap in (*out.stages, out.embedding)]
+    shapes = [list(tap.shape) for tap in (out.stem, *out.stages, out.embedding)]
     assert shapes == recorded["stage_shapes"]
 
 
@@ -84,18 +84,19 @@ def test_taps_agree_with_each_other(name):
         assert torch.equal(net(x), out.logits)
         classifier = net.get_submodule(net.classifier_name)
         assert torch.equal(classifier(out.embedding), out.logits)
-    assert len(out.stages) == len(out.pre) >= 4
-    for number, (stage, pre) in enumerate(zip(out.stages, out.pre, strict=True)):
+    assert len(out.stages) == len(out.pre) == net.n_stages >= 3
+    for stage, pre in zip(out.stages, out.pre, strict=True):
         if name.startswith("wrn"):
             # The ReLU belongs to the next block, behind its normalisation.
             assert stage.shape == pre.shape
-        elif name == "mobilenetv2" and number > 0:
+        elif name == "mobilenetv2":
             assert stage is pre
         else:
             assert torch.equal(pre.relu(), stage)
     shapes = FeatureNet(net).tap_shapes((3, 32, 32), ALL)
     assert shapes.logits == (7,)
     assert shapes.embedding == tuple(out.embedding.shape[1:])
+    assert shapes.stem == tuple(out.stem.shape[1:])
     assert shapes.stages == shapes.pre == tuple(tuple(s.shape[1:]) for s in out.stages)
 
 
@@ -104,7 +105,8 @@ def test_gradients_reach_every_parameter_from_every_tap(name):
     net = build(name, num_classes=5)
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     out = net.taps(x)
-    (out.logits.square().sum() + sum(t.square().mean() for t in out.stages + out.pre)).backward()
+    taps = (out.stem, *out.stages, *out.pre)
+    (out.logits.square().sum() + sum(t.square().mean() for t in taps)).backward()
     assert all(p.grad is not None for p in net.parameters())
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
@@ -113,8 +115,32 @@ def test_wrn_pre_activation_is_the_norm_of_the_next_block():
     net = build("wrn_16_1", num_classes=5).eval()
     out = net.taps(torch.randn(2, 3, 32, 32))
     follow = (net.block2.layer[0].bn1, net.block3.layer[0].bn1, net.bn1)
-    for stage, pre, norm in zip(out.stages[1:], out.pre[1:], follow, strict=True):
+    for stage, pre, norm in zip(out.stages, out.pre, follow, strict=True):
         assert torch.equal(norm(stage), pre)
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("cnn_small", ["stages.1.1.1", "stages.2.0.1"]),
+        ("lenet5", [None] * 2),
+        ("resnet8", ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]),
+        ("resnet20", ["layer1.2.bn2", "layer2.2.bn2", "layer3.2.bn2"]),
+        ("resnet50", ["layer1.2.bn3", "layer2.3.bn3", "layer3.5.bn3", "layer4.2.bn3"]),
+        ("wrn_16_2", ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"]),
+        ("vgg8", [f"block{number}.1" for number in (1, 2, 3, 4)]),
+        ("vgg13", [f"block{number}.4" for number in (1, 2, 3, 4)]),
+        ("mobilenetv2", [f"blocks.{at}.conv.7" for at in ("1.1", "2.2", "4.2", "6.0")]),
+        ("shufflenetv1", ["layer1.3.bn3", "layer2.7.bn3", "layer3.3.bn3"]),
+        # Its maps are half a block's input, shuffled.
+        ("shufflenetv2", [None] * 3),
+    ],
+)
+def test_norms_before_pre_activations(name, paths):
+    in_channels = 1 if name.startswith(("cnn", "lenet")) else 3
+    net = build(name, 5, in_channels)
+    shapes = FeatureNet(net).tap_shapes((in_channels, 32, 32))
+    assert list(shapes.norms) == [path and net.get_submodule(path) for path in paths]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

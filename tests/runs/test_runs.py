@@ -13,11 +13,18 @@ from fskd.methods.base import methods
 from fskd.raw import merge
 from fskd.resolve import resolve
 from fskd.results.store import Result
-from fskd.runs.prepare import check_processes, prepare
+from fskd.runs.batches import check_processes
+from fskd.runs.prepare import prepare
 from fskd.runs.runner import run
 from fskd.runs.session import Session
 
-ALIKE = {"student": "cnn_small"}  # fsp needs equal widths
+ALIKE = {"student": "cnn_small"}
+# What a method needs besides its name.
+WANTED: dict[str, dict[str, Any]] = {
+    "fsp": ALIKE,  # equal widths
+    "lit": ALIKE,
+    "mixmatch": {"data": {"unlabelled": "rest", "augment": {"affine": 1.0}}},
+}
 
 
 def go(out: Path, *layers: dict[str, Any], **runtime: Any) -> Result:
@@ -26,7 +33,7 @@ def go(out: Path, *layers: dict[str, Any], **runtime: Any) -> Result:
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method(name: str, out: Path, tiny: dict[str, Any]) -> None:
-    result = go(out, tiny, {"method": name}, ALIKE if name == "fsp" else {})
+    result = go(out, tiny, {"method": name}, WANTED.get(name, {}))
     assert result.steps == sum(result.phases.values()) == 6
     assert 0 < result.top1 < 1
     assert (Path(result.path) / "student.safetensors").exists()

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from ran import Ran, joint, network, shapes
+from ran import Ran, joint
 from torch import nn
+from toys import network, shapes
 
 from fskd.errors import TrainingError
 from fskd.generators import Mixup
@@ -19,7 +20,7 @@ from fskd.methods.base import (
     methods,
     student,
 )
-from fskd.methods.compose import Joint
+from fskd.methods.compose import join
 from fskd.models.taps import LOGITS
 from fskd.seeding import torch_generator
 from fskd.train.batches import shard
@@ -102,6 +103,21 @@ def test_entering_a_phase() -> None:
         task.enter(main._replace(trains=("tail",)))
 
 
+class Going(Method):
+    """Two phases of one schedule."""
+
+    phases = Phase("first"), Phase(restart=False)
+
+
+def test_a_phase_that_does_not_restart_goes_on() -> None:
+    """Rate and momentum: two phases are one, bit for bit."""
+    one, two = network(0), network(0)
+    Ran(Going, one, steps=6)
+    Ran(Method, two, steps=6)
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 class Diverging(Method):
     """Not finite from step 2 on."""
 
@@ -178,7 +194,7 @@ class Searching(Mixup):
 
 def test_generator_may_search_between_epochs() -> None:
     net, generator = network(0), Searching()
-    method = Joint([("kdplus", methods.get("kdplus").Settings())]).build(shapes(net))
+    method = join([("kdplus", methods.get("kdplus").Settings())]).build(shapes(net))
     found = Ran(method, net, network(1), 5, generator=generator)
     assert len(generator.distances) == 3
     assert all(distance > 0 for distance in generator.distances)

@@ -11,12 +11,12 @@ import pytest
 FOLDER = Path(__file__).parent
 
 
-def losses(out: Path, launcher: list[str], method: str) -> list[dict[str, float]]:
+def losses(out: Path, launcher: list[str], method: str, more: list[str]) -> list[dict[str, float]]:
     options = [
         "-m", "fskd.run", "--quiet", "--device", "cpu", "--method", method, "--fraction", "0.1",
         "--steps", "12", "--student", "plain_net:no_norm", "--teacher", "plain_net:no_norm",
         "--out", str(out), "--set", "teacher.budget.steps=12", "runtime.log_every=1",
-        "data.augment.affine=1",
+        "data.augment.affine=1", *more,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(FOLDER), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -32,11 +32,12 @@ def losses(out: Path, launcher: list[str], method: str) -> list[dict[str, float]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--unlabelled", "rest"]], ids=["labelled", "unlabelled"])
 @pytest.mark.parametrize("method", ["kdplus"])
-def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
+def test_two_processes_equal_one(method: str, more: list[str], tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    alone = losses(tmp_path / "one", [], method)
-    together = losses(tmp_path / "two", torchrun, method)
+    alone = losses(tmp_path / "one", [], method, more)
+    together = losses(tmp_path / "two", torchrun, method, more)
     assert (
         [line["step"] for line in alone] == [line["step"] for line in together] == [*range(1, 13)]
     )

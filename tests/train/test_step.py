@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fskd.config import OptimConfig, Runtime
 from fskd.errors import TrainingError
 from fskd.methods.base import Method, Phase, Player, Step, Term, Terms, methods, student, teacher
-from fskd.methods.compose import Joint
+from fskd.methods.compose import Joint, join
 from fskd.models.taps import FeatureNet
 from fskd.teachers.base import Teacher
 from fskd.train.alone import Alone
@@ -43,7 +43,7 @@ def rows(step: int) -> Batch:
 
 def made(names: str, shapes: Shapes, **settings: Any) -> Joint:
     parts = [(name, methods.get(name).Settings(**settings)) for name in names.split("+")]
-    return Joint(parts).build(shapes)
+    return join(parts).build(shapes)
 
 
 def learner(names: str, seed: int, **settings: Any) -> Learner:

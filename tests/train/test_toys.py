@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from ran import BOTH, K, Ran, joint, network, shapes
+from ran import BOTH, Ran, joint
 from torch import Tensor, nn
+from toys import K, network, shapes
 
 from fskd.methods.base import (
     Method,

@@ -85,6 +85,24 @@ def _examples(part: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     return _to_uint8(_channels_second(images, where), where), labels.astype(np.int64)
 
 
+def plain_images(images: Any, where: str) -> np.ndarray:
+    """Images without labels, an array, a tensor or PIL images, as uint8 (N, C, H, W), copied.
+
+    Args:
+        images: As the images of ``from_arrays``.
+        where: What they are, for messages.
+
+    Raises:
+        DataError: If they are not as described.
+    """
+    if isinstance(images, list) and images and isinstance(images[0], Image.Image):
+        images = [_plain_image(image, where) for image in images]
+    plain = _plain(images, where, "images")
+    if plain.ndim not in (3, 4) or plain.size == 0:
+        raise DataError(f"{where}: images are {plain.shape}, not (N, H, W), (N, H, W, C) or so")
+    return _to_uint8(_channels_second(plain, where), where)
+
+
 def _collect(part: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads a map-style dataset item by item."""
     try:
