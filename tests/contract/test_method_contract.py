@@ -182,7 +182,7 @@ def test_description(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_networks_of_a_library(name: str) -> None:
-    """A traced network of timm as the teacher of one of ours."""
+    """Networks of timm, whose maps are found by tracing."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     ours, theirs = (FeatureNet(timm.create_model("test_resnet", num_classes=5)) for _ in range(2))

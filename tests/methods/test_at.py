@@ -84,17 +84,18 @@ def test_unequal_stages_are_refused() -> None:
         check_needs("at", alone(joint("at")).needs, pair)
 
 
-def test_every_stage_and_not_the_stem() -> None:
+@pytest.mark.parametrize("power", [2.0, 3.0])
+def test_every_stage_and_not_the_stem(power: float) -> None:
     """The term is that of all stages; nothing else is asked for, the teacher's logits for KD."""
     ours, theirs = [maps(2, 3, 4, 4), maps(2, 4, 2, 2)], [maps(2, 2, 4, 4), maps(2, 5, 2, 2)]
     nets = {
         "student": Outputs(maps(2, 4), stages=tuple(ours)),
         "teacher": Outputs(stages=tuple(theirs)),
     }
-    method = joint("at", weight=10.0)
+    method = joint("at", weight=10.0, power=power)
     found = speak(method, nets, batch(2))
     assert (found["at"].weight, found["ce"].weight) == (10.0, 1.0)
-    torch.testing.assert_close(found["at"].value, attention_transfer(ours, theirs))
+    torch.testing.assert_close(found["at"].value, attention_transfer(ours, theirs, power))
 
     def asked(of: Joint) -> frozenset[str]:
         (run,) = (run for run in phase(of).runs if run.net == "teacher")

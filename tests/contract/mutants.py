@@ -1,0 +1,194 @@
+"""Faults put into methods on purpose: the tests must notice each of them.
+
+Run ``python tests/contract/mutants.py [method ...]``. Every mutant is a text that is replaced in a
+copy of the package, against which the method's own tests, the recorded values and the contract run.
+Prints ``caught`` or ``SURVIVED``; exits with 1 if one survived or no longer fits its file. A mutant
+of a method that is not there is skipped.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+TESTS = ("tests/methods/test_{name}.py", "tests/methods/test_{name}_method.py")
+SHARED = ("tests/test_golden.py", "tests/contract/test_method_contract.py",
+          "tests/contract/test_method_passes.py", "tests/contract/test_method_rows.py",
+          "tests/contract/test_method_numbers.py")  # fmt: skip
+
+
+class Mutant(NamedTuple):
+    """One fault.
+
+    Attributes:
+        method: Whose tests run, and the file unless there is another.
+        fault: What is wrong.
+        old: Text that occurs once in the file.
+        new: What stands there instead.
+        file: Path within the package; the method's by default.
+    """
+
+    method: str
+    fault: str
+    old: str
+    new: str
+    file: str = ""
+
+    @property
+    def path(self) -> str:
+        """The file within the package."""
+        return self.file or f"methods/{self.method}.py"
+
+
+MUTANTS = (
+    Mutant("at", "stem dropped twice", "step.student.stages, step.teacher.stages, own.power",
+           "step.student.stages[1:], step.teacher.stages[1:], own.power"),
+    Mutant("at", "power ignored", "loss, own.weight)", "loss * 0 + attention_transfer(step.student."
+           "stages, step.teacher.stages), own.weight)"),
+    Mutant("at", "target not detached", "maps_t.detach()", "maps_t"),
+    Mutant("ce", "smoothing lost", "label_smoothing: float", "label_smooth: float"),
+    Mutant("kd", "weights swapped", "ce_weight: float = Field(0.1", "ce_weight: float = Field(0.9"),
+    Mutant("kd", "T^2 missing", 'log_target=True) * temperature**2', "log_target=True)",
+           "losses/targets.py"),
+    Mutant("kdplus", "generated rows ignored", "rows[name]", 'rows[name] and name != "generated"',
+           "methods/objective.py"),
+    Mutant("kdplus", "unlabelled rows have no soft targets", "slice(0, batch.n_known), batch",
+           "slice(0, batch.n_real), batch", "methods/objective.py"),
+    Mutant("mixup", "shares of parents swapped", "batch.parents, batch.shares)",
+           "batch.parents, batch.shares.flip(1))", "methods/objective.py"),
+    Mutant("crd", "memory not updated", "memory.index_copy_(0, indices, F.normalize(mixed, dim=1))",
+           "F.normalize(mixed, dim=1)"),
+    Mutant("crd", "memory not saved", 'self.register_buffer(f"memory_{role}", memory)',
+           'setattr(self, f"memory_{role}", memory)'),
+    Mutant("crd", "negatives from the global generator", "generator=rng, dtype=torch.float64",
+           "dtype=torch.float64"),
+    Mutant("crd", "wrong width", "nn.Linear(shapes.student.embedding[0], dim)",
+           "nn.Linear(shapes.known.embedding[0], dim)"),
+    Mutant("dml", "peers not detached", "kl_divergence(logits[i], logits[j], 1.0)",
+           "__import__('torch').nn.functional.kl_div(logits[i].log_softmax(1), logits[j]"
+           ".softmax(1), reduction='batchmean')"),
+    Mutant("dml", "labels for one student", 'return "student", *self.roles', 'return ("student",)'),
+    Mutant("fitnet", "wrong width", "Regressor(ours[hint], theirs[hint])",
+           "Regressor(theirs[hint], theirs[hint])"),
+    Mutant("fitnet", "sum for mean", "at_least_float32(teacher.detach()))",
+           'at_least_float32(teacher.detach()), reduction="sum")'),
+    Mutant("fitnet", "stem dropped", "(net.stem, *net.stages)[self", "net.stages[self"),
+    Mutant("fsp", "stem dropped", "[(net.stem, *net.stages) for net", "[net.stages for net"),
+    Mutant("fsp", "classifier trained on the flow", 'trains=("student.features",)', 'trains=("student",)'),
+    Mutant("rkd", "target not detached", "angles(teacher.detach())", "angles(teacher)"),
+    Mutant("rkd", "weights swapped", "distance_loss(*pair), self.settings.dist_weight",
+           "distance_loss(*pair), self.settings.angle_weight"),
+    Mutant("rkd", "generated rows ignored", "needs = Needs(min_rows=3)",
+           'rows = "real"\n    needs = Needs(min_rows=3)'),
+    Mutant("rkd", "angles of two rows", "needs = Needs(min_rows=3)", "needs = Needs()"),
+    Mutant("sskd", "missing permutation", "goal = self.by_image(turned.teacher.logits, batch)",
+           "goal = turned.teacher.logits"),
+    Mutant("sskd", "teacher's head trained on", '"student", "method.student_head"',
+           '"student", "method"'),
+    Mutant("sskd", "generated rows as real ones", 'rows = "real"', 'rows = "base"'),
+    Mutant("tfkd_reg", "weights swapped", "own.reg_weight * own.multiplier",
+           "(1 - own.reg_weight) * own.multiplier"),
+    Mutant("kdplus", "passes of other modes merged", "known._replace(taps=run.taps, input_grad",
+           "known._replace(taps=run.taps, mode=run.mode, input_grad", "methods/plan.py"),
+    Mutant("vid", "wrong width", "Regressor(s[0], t[0])", "Regressor(t[0], t[0])"),
+    Mutant("vid", "frozen variance", "self.rho = nn.Parameter(torch.full((c_t,), rho))",
+           "self.rho = torch.full((c_t,), rho)"),
+    Mutant("vid", "variance a buffer", "self.rho = nn.Parameter(torch.full((c_t,), rho))",
+           'self.register_buffer("rho", torch.full((c_t,), rho))'),
+    Mutant("vid", "sum for mean", "+ variance.log()).mean() / 2", "+ variance.log()).sum() / 2"),
+    Mutant("ofd", "margins never measured", "margin.copy_(cast(Tensor, other if known is None else"
+           " known))", "cast(Tensor, other if known is None else known)"),
+    Mutant("ofd", "teacher in the wrong mode", 'teacher("pre", mode="batch")', 'teacher("pre")'),
+    Mutant("ofd", "stages weighted backwards", "enumerate(reversed(found))", "enumerate(found)"),
+    Mutant("one", "ensemble not detached", "ensemble.detach()", "ensemble"),
+    Mutant("one", "ramp of the wrong sign", "math.exp(-5 *", "math.exp(5 *"),
+    Mutant("one", "T^2 missing", ".sum() * temperature**2", ".sum()"),
+    Mutant("one", "labels for one branch", 'return "student", *self.roles',
+           'return ("student",)'),
+    Mutant("lit", "sections fed with the student's maps", 'f"teacher.stages.{i}"',
+           'f"student.stages.{i}"'),
+    Mutant("lit", "weights swapped", "(1 - self.settings.beta) / 2", "self.settings.beta / 2"),
+    Mutant("lit", "sections of their own", 'weights="shared"', 'weights="fresh"'),
+    Mutant("mixmatch", "ramp of the wrong sign", "own.lambda_u * min(ramp, 1.0)",
+           "own.lambda_u * (1 - min(ramp, 1.0))"),
+    Mutant("mixmatch", "labels not mixed", "soft = mixed(torch.cat([truth, guess, guess]), order,"
+           " share)", "soft = torch.cat([truth, guess, guess])"),
+    Mutant("mixmatch", "shares below a half", "max(share, 1 - share)", "min(share, 1 - share)"),
+    Mutant("kdgan", "student minimises the tutor's loss", '1 - own.share, "tutor"',
+           "1 - own.share"),
+    Mutant("kdgan", "drawn labels not detached", "(scores * one.detach())", "(scores * one)"),
+    Mutant("kdgan", "judge deceived, too", "at_least_float32(scores.detach()) * drawn",
+           "at_least_float32(scores) * drawn"),
+    Mutant("meal_v2", "mean of logits", "probs = [F.softmax(at_least_float32(one.detach()), dim=1)"
+           " for one in teachers]", "probs = [F.softmax(torch.stack([one.detach() for one"
+           " in teachers]).mean(0), dim=1)]"),
+    Mutant("meal_v2", "origins swapped", "target[: len(student), 0] = target[len(student) :, 1]",
+           "target[: len(student), 1] = target[len(student) :, 0]"),
+)  # fmt: skip
+
+
+def mutate(mutant: Mutant, folder: Path) -> bool:
+    """Makes a copy of the package with the fault; False if its text is not there just once."""
+    shutil.copytree(ROOT / "fskd", folder / "fskd", ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "fskd" / mutant.path
+    text = file.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        return False
+    file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    return True
+
+
+def noticed(mutant: Mutant, folder: Path) -> str:
+    """The first test that fails; empty if none does."""
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    golden = os.environ.get("FSKD_GOLDEN", str(ROOT / ".." / "shared" / "golden"))
+    environment = {**os.environ, "PYTHONPATH": str(folder), "FSKD_GOLDEN": golden}
+    own = [test.format(name=mutant.method) for test in TESTS]
+    if mutant.file:
+        own += ["tests/methods/test_objective.py", "tests/methods/test_passes.py"]
+    # Parameters of shared tests begin with the method's name.
+    one = " or ".join(f"[{mutant.method}{end}" for end in ("-", "]", "_"))
+    for files, options in ((own, []), (SHARED, ["-k", one])):
+        there = [name for name in files if (folder / name).is_file()]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "--tb=no"]
+        done = subprocess.run(
+            [*command, "-p", "no:randomly", *options, *there],
+            cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            lines = [x for x in done.stdout.splitlines() if x.startswith(("FAILED", "ERROR"))]
+            return lines[0].split(" - ")[0] if lines else f"exit code {done.returncode}"
+    return ""
+
+
+def judge(mutant: Mutant) -> bool:
+    """Prints what became of a mutant; whether it is as it should be."""
+    title = f"{mutant.method}: {mutant.fault}"
+    if not (ROOT / "fskd" / mutant.path).is_file():
+        print(f"skipped   {title} (no {mutant.path})", flush=True)
+        return True
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        if not mutate(mutant, folder):
+            print(f"OUTDATED  {title} ('{mutant.old}' is not once in {mutant.path})", flush=True)
+            return False
+        test = noticed(mutant, folder)
+    print(f"{'caught  ' if test else 'SURVIVED'}  {title}{test and f' ({test})'}", flush=True)
+    return bool(test)
+
+
+def main(names: Sequence[str]) -> int:
+    """All mutants, or those of some methods."""
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.method in names]
+    return 0 if all([judge(mutant) for mutant in chosen]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
