@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fskd.results.names import usual_baseline
 from fskd.results.stats import half_width, spread
 from fskd.results.store import Result
 from fskd.results.summary import Arm, accuracies, arms, matched_gain, unequal_budgets
@@ -144,7 +145,7 @@ def _pairs(groups: Sequence[Arm], console: Console) -> list[tuple[Arm, Arm]]:
     if len(pairs) <= MOST_PAIRS:
         return pairs
     names = [arm.name or arm.method for arm in groups]
-    chosen = next(name for name in ("kd", "ce", names[0]) if name in names)
+    chosen = usual_baseline(names) or names[0]
     _print(console, f"note: differences from {chosen} only; a report has others (--baseline ARM)")
     return [
         (baseline, ours)
