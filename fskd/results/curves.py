@@ -2,8 +2,8 @@
 
 Every function takes the table of ``fskd.results.load`` and returns a plain DataFrame. A *task* is
 (dataset, student, teacher); runs without a teacher appear in every task of their student. Arms are
-compared with a baseline: ``kd`` if there is such an arm, else ``ce``. Without a baseline the tables
-of comparisons are empty.
+compared with a baseline (see ``names.BASELINES``). Without a baseline the tables of
+comparisons are empty.
 """
 
 import json

@@ -7,24 +7,24 @@ import numpy as np
 import pandas as pd
 
 from fskd.errors import SettingError, suggest
+from fskd.results.names import usual_baseline
 from fskd.results.stats import Floats
 from fskd.results.tidy import COLUMNS, TEXT
 
 TASK = ["dataset", "student", "teacher"]
 CELL = [*TASK, "arm", "n_train"]
-BASELINES = ("kd", "ce")
 _UNKNOWN = -1  # a split seed that another tool did not tell
 
 
 def baseline_of(table: pd.DataFrame, given: str | None = None) -> str:
-    """The arm that others are compared with: the given one, else ``kd``, else ``ce``, else "".
+    """The arm that others are compared with: the given one, else the usual one, else "".
 
     Raises:
         SettingError: If the table has no arm of the given name.
     """
     known = set(table.loc[table["role"] == "student", "arm"])
     if given is None:
-        return next((name for name in BASELINES if name in known), "")
+        return usual_baseline(known) or ""
     if given not in known:
         raise SettingError("baseline", given, suggest(given, known))
     return given

@@ -7,6 +7,7 @@ import pandas as pd
 
 from fskd.results.evidence import Evidence
 from fskd.results.grids import examples
+from fskd.results.names import BASELINES
 from fskd.results.view import MARKS, Task, View, better_is_lower, measure_of
 
 ALPHA = 0.05
@@ -105,7 +106,8 @@ def _worth(view: View, task: Task) -> Iterator[str]:
 
 def _no_baseline(view: View) -> Iterator[str]:
     if not view.baseline:
-        yield "There is no arm kd or ce, so nothing is compared; --baseline names another."
+        names = " or ".join(BASELINES)
+        yield f"There is no arm {names}, so nothing is compared; --baseline names another."
     elif view.paired.empty and len(view.arms) > 1:
         yield f"No arm was run with {view.baseline} at the same size, so no difference is known."
 
