@@ -36,6 +36,7 @@ PARTS = {
     "samplers": "fskd.data.samplers",
     "datasets": "fskd.data.datasets",
     "models": "fskd.models",
+    "procedures": "fskd.procedures",
 }
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
