@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from speaking import generated, joint, speak
-from torch import Tensor, nn
+from steps import alone, batch, joint, net, shapes, speak, values, weighted
+from torch import Tensor
 
 from fskd.generators.cutmix import box_mask
 from fskd.generators.mixup import interpolate
@@ -28,13 +28,13 @@ from fskd.losses.targets import (
     mixed_cross_entropy,
 )
 from fskd.methods.at import attention_transfer
-from fskd.methods.base import Step, Term
+from fskd.methods.base import Method
 from fskd.methods.compose import Joint
 from fskd.methods.crd import CRD
 from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
-from fskd.methods.sskd import head_loss
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.methods.sskd import SSKD, head_loss
+from fskd.types import Batch, Outputs
 
 FOLDER = Path(os.environ.get("FSKD_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden"))
 FILES = sorted(FOLDER.glob("*.npz")) if FOLDER.is_dir() else []
@@ -75,7 +75,7 @@ class Case:
         expected = self.groups["out"][name].to(actual)
         torch.testing.assert_close(actual.detach(), expected, rtol=self.rtol, atol=self.atol)
 
-    def gradients(self, loss: Tensor, method: nn.Module | None = None) -> None:
+    def gradients(self, loss: Tensor, method: Method | None = None) -> None:
         """Backward, then compare with ``grad__*`` and ``gradp__*`` at ten times rtol."""
         loss.backward()
         pairs = [(self[name].grad, g) for name, g in self.groups["grad"].items()]
@@ -85,41 +85,24 @@ class Case:
         for actual, expected in pairs:
             torch.testing.assert_close(actual, expected, rtol=10 * self.rtol, atol=self.atol)
 
-    def loss(self, loss: Tensor, method: nn.Module | None = None) -> None:
+    def loss(self, loss: Tensor, method: Method | None = None) -> None:
         """Compare the loss and all gradients."""
         self.close(loss, "loss")
         self.gradients(loss, method)
 
 
-def taps(
-    classes: int = 10, dim: int = 4, stages: tuple[tuple[int, ...], ...] = ((4, 2, 2),)
-) -> TapShapes:
-    """Tap shapes of one network."""
-    return TapShapes((classes,), (dim,), stages, stages)
-
-
-def shapes(student: TapShapes, teacher: TapShapes | None, n_train: int = 8) -> Shapes:
-    """Shapes for a method with alternating targets of two classes."""
-    return Shapes(student.logits[0], n_train, student, teacher, torch.arange(n_train) % 2)
-
-
-def real_batch(labels: Tensor) -> Batch:
-    """A batch of real rows without generated ones; inputs are not looked at."""
-    return Batch(torch.zeros(len(labels), 1, 2, 2), labels, torch.arange(len(labels)))
-
-
-def weighted(terms: dict[str, Term]) -> Tensor:
-    """Weighted sum of the terms, not normalised."""
-    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
-
-
 def run(
-    method: Joint, case: Case, batch: Batch, student: Outputs, teacher: Outputs | None = None
+    method: Joint,
+    case: Case,
+    student: Tensor | Outputs,
+    teacher: Tensor | Outputs = Outputs(),  # noqa: B008 - stands for no network
+    rows: Batch | None = None,
 ) -> dict[str, Tensor]:
-    """Terms of one call; the weighted sum and its gradients are compared."""
-    terms = speak(method, batch, student=student, teacher=teacher or Outputs())
-    case.loss(weighted(terms), method)
-    return {name: term.value for name, term in terms.items()}
+    """Losses of one step; their weighted sum and its gradients are compared."""
+    ours, theirs = (x if isinstance(x, Outputs) else Outputs(x) for x in (student, teacher))
+    terms = speak(method, {"student": ours, "teacher": theirs}, rows or batch(case["labels"]))
+    case.loss(weighted(terms), alone(method))
+    return values(terms)
 
 
 def through_kd_loss(case: Case, teacher: Tensor, targets: Tensor | None, **options: Any) -> None:
@@ -143,13 +126,7 @@ def check_kd_total(case: Case) -> None:
     options |= {name: float(case.hp(name)) for name in ("ce_weight", "kd_weight")}
     through_kd_loss(case, case["logits_t"], case["labels"], **options)
     case["logits_s"].grad = None
-    terms = run(
-        joint("kd", shapes(taps(), taps()), **options),
-        case,
-        real_batch(case["labels"]),
-        Outputs(case["logits_s"]),
-        Outputs(case["logits_t"]),
-    )
+    terms = run(joint("kd", **options), case, case["logits_s"], case["logits_t"])
     case.close(terms["ce"], "ce")
     case.close(terms["kd"], "kl")
 
@@ -202,17 +179,17 @@ def check_at(case: Case) -> None:
 def check_fitnet(case: Case) -> None:
     """Hint loss through the regressor, with recorded weights and batch statistics."""
     student, teacher = case["feat_s_0"], case["feat_t_0"]
-    ours, theirs = (TapShapes((10,), (4,), (), (), tuple(x.shape[1:])) for x in (student, teacher))
-    method = joint("fitnet", shapes(ours, theirs), hint_index=0).methods["fitnet"].double()
-    method.load_state_dict(case.groups["param"])
-    before = method.regressor.bn.running_mean.clone()
-    outputs = {"student": Outputs(stem=student), "teacher": Outputs(stem=teacher)}
-    batch = real_batch(torch.zeros(len(student), dtype=torch.long))
-    terms = method.terms(Step(outputs, batch, Progress()))
-    case.loss(terms["fitnet"].value, method)
-    assert not torch.equal(before, method.regressor.bn.running_mean)
-    case.close(method.regressor.bn.running_mean, "running_mean_after")
-    case.close(method.regressor.bn.running_var, "running_var_after")
+    ours, theirs = (net(10, stem=tuple(maps.shape[1:])) for maps in (student, teacher))
+    method = joint("fitnet", shapes(ours, theirs), hint_index=0, weight=1.0, ce_weight=0.0).double()
+    regressor: Any = alone(method).regressor
+    alone(method).load_state_dict(case.groups["param"])
+    before = regressor.bn.running_mean.clone()
+    logits = torch.zeros(len(student), 10, dtype=torch.float64)
+    outputs = Outputs(logits, stem=student), Outputs(stem=teacher)
+    run(method, case, *outputs, batch(torch.zeros(len(student), dtype=torch.long)))
+    assert not torch.equal(before, regressor.bn.running_mean)
+    case.close(regressor.bn.running_mean, "running_mean_after")
+    case.close(regressor.bn.running_var, "running_var_after")
     assert hint_loss(teacher, teacher) == 0
 
 
@@ -227,20 +204,12 @@ def check_fsp(case: Case) -> None:
 
 def check_rkd(case: Case) -> None:
     """Distances and angles, through the method."""
-    settings = {
-        "dist_weight": case.hp("w_dist"),
-        "angle_weight": case.hp("w_angle"),
-        "ce_weight": 0.0,
-    }
-    rows = len(case["emb_s"])
-    logits = torch.zeros(rows, 10, dtype=torch.float64)
-    terms = run(
-        joint("rkd", shapes(taps(), taps()), **settings),
-        case,
-        real_batch(torch.zeros(rows, dtype=torch.long)),
-        Outputs(logits, case["emb_s"]),
-        Outputs(embedding=case["emb_t"]),
+    method = joint(
+        "rkd", dist_weight=case.hp("w_dist"), angle_weight=case.hp("w_angle"), ce_weight=0.0
     )
+    rows = len(case["emb_s"])
+    outputs = Outputs(torch.zeros(rows, 4).double(), case["emb_s"]), Outputs(None, case["emb_t"])
+    terms = run(method, case, *outputs, batch(torch.zeros(rows, dtype=torch.long)))
     for name in ("dist", "angle"):
         if name in case.groups["out"]:
             case.close(terms[f"rkd_{name}"], name)
@@ -249,14 +218,17 @@ def check_rkd(case: Case) -> None:
 def check_crd(case: Case) -> None:
     """Two consecutive calls: losses, Z, memories and the gradients of the sum."""
     student, teacher = case["emb_s_call1"], case["emb_t_call1"]
-    settings = {
-        "feat_dim": case.hp("feat_dim"),
-        "n_negatives": case.hp("nce_k"),
-        "tau": case.hp("nce_t"),
-        "momentum": case.hp("nce_m"),
-    }
-    sizes = shapes(taps(dim=student.shape[1]), taps(dim=teacher.shape[1]), case.hp("n_data"))
-    method = joint("crd", sizes, **settings).methods["crd"].double()
+    nets = net(10, student.shape[1]), net(10, teacher.shape[1])
+    method = alone(
+        joint(
+            "crd",
+            shapes(*nets, n=case.hp("n_data")),
+            feat_dim=case.hp("feat_dim"),
+            n_negatives=case.hp("nce_k"),
+            tau=case.hp("nce_t"),
+            momentum=case.hp("nce_m"),
+        )
+    ).double()
     assert isinstance(method, CRD)
     ours = {"embed_s.linear": "embed_student", "embed_t.linear": "embed_teacher"}
 
@@ -300,27 +272,24 @@ def in_blocks(rows: Tensor) -> Tensor:
 def check_sskd(case: Case) -> None:
     """The main phase, with recorded projections."""
     dim, classes = case["proj_s"].shape[1], case["logits_s"].shape[1]
-    settings = {
+    settings: dict[str, Any] = {
         **{f"{name}_weight": case.hp(f"{name}_weight") for name in ("ce", "kd", "tf", "ss")},
         **{f"{name}_temperature": case.hp(f"{name}_T") for name in ("kd", "tf", "ss")},
-        "tf_ratio": case.hp("ratio_tf"),
-        "ss_ratio": case.hp("ratio_ss"),
+        **{f"{name}_ratio": case.hp(f"ratio_{name}") for name in ("tf", "ss")},
     }
-    method = joint("sskd", shapes(taps(classes, dim), taps(classes, dim)), **settings).double()
-    heads = method.methods["sskd"]
+    method = joint("sskd", shapes(net(classes, dim)), **settings).double()
+    own = alone(method)
+    assert isinstance(own, SSKD)
     # The projections themselves are recorded.
-    heads.student_head, heads.teacher_head = torch.nn.Sequential(), torch.nn.Sequential()
-    labels = case["labels"]
-    turned = real_batch(labels)._replace(
-        inputs=torch.zeros(4 * len(labels), 1, 2, 2),
-        parts={"rotated": slice(len(labels), 4 * len(labels))},
-    )
+    own.student_head, own.teacher_head = torch.nn.Sequential(), torch.nn.Sequential()
+    rows = batch(case["labels"])
+    views = {"rotated": slice(rows.n_real, 4 * rows.n_real)}
     terms = run(
         method,
         case,
-        turned,
         Outputs(in_blocks(case["logits_s"]), in_blocks(case["proj_s"])),
         Outputs(in_blocks(case["logits_t"]), in_blocks(case["proj_t"])),
+        rows._replace(inputs=torch.zeros(4 * rows.n_real, 1, 2, 2), parts=views),
     )
     case.close(torch.stack([terms[name] for name in ("ce", "kd", "tf", "ss")]), "parts")
 
@@ -335,42 +304,36 @@ def check_sskd_teacher_head(case: Case) -> None:
 def check_dml(case: Case) -> None:
     """Sum over students; gradients reach each student's own logits."""
     logits = case.stages("logits")
-    classes = logits[0].shape[1]
-    method = joint("dml", shapes(taps(classes), None), n_students=len(logits))
+    method = joint("dml", n_students=len(logits))
     assert method.n_students == case.hp("n")
-    names = ["student", *(f"peer{i}" for i in range(1, len(logits)))]
-    nets = dict(zip(names, map(Outputs, logits), strict=True))
-    case.loss(weighted(speak(method, real_batch(case["labels"]), **nets)))
+    names = ["student", *method.roles]
+    nets = {name: Outputs(one) for name, one in zip(names, logits, strict=True)}
+    case.loss(weighted(speak(method, nets, batch(case["labels"]))))
 
 
 def check_tfkd_reg(case: Case) -> None:
     """Labels and the virtual teacher, through the method."""
-    settings = {
-        "reg_weight": case.hp("reg_alpha"),
-        "temperature": case.hp("reg_temperature"),
-        "multiplier": case.hp("multiplier"),
-        "correct_prob": case.hp("correct_prob"),
-    }
-    method = joint("tfkd_reg", shapes(taps(), None), **settings)
-    run(method, case, real_batch(case["labels"]), Outputs(case["logits_s"]))
+    method = joint(
+        "tfkd_reg",
+        reg_weight=case.hp("reg_alpha"),
+        temperature=case.hp("reg_temperature"),
+        multiplier=case.hp("multiplier"),
+        correct_prob=case.hp("correct_prob"),
+    )
+    run(method, case, case["logits_s"])
 
 
 def check_pe_step(case: Case) -> None:
     """KD+ with weight 1 on the mixed rows."""
-    settings = {
-        "temperature": case.hp("T"),
-        "ce_weight": case.hp("ce_weight"),
-        "kd_weight": case.hp("kd_weight"),
-        "generated_weight": case.hp("mix_weight"),
-    }
-    labels, made = case["labels"], len(case["logits_s_mixed"])
-    batch = real_batch(labels)._replace(parts=generated(len(labels), made))
+    settings = {name: float(case.hp(name)) for name in ("ce_weight", "kd_weight")}
+    made = float(case.hp("mix_weight"))
+    method = joint("kdplus", temperature=case.hp("T"), generated_weight=made, **settings)
     terms = run(
-        joint("kdplus", shapes(taps(), taps()), **settings),
+        method,
         case,
-        batch,
-        Outputs(torch.cat([case["logits_s"], case["logits_s_mixed"]])),
-        Outputs(torch.cat([case["logits_t"], case["logits_t_mixed"]])),
+        torch.cat([case["logits_s"], case["logits_s_mixed"]]),
+        torch.cat([case["logits_t"], case["logits_t_mixed"]]),
+        batch(case["labels"], len(case["logits_s_mixed"])),
     )
     real = settings["ce_weight"] * terms["ce"] + settings["kd_weight"] * terms["kd"]
     case.close(torch.stack([real, terms["generated"]]), "parts")
@@ -378,8 +341,6 @@ def check_pe_step(case: Case) -> None:
 
 def check_mixup(case: Case) -> None:
     """Mixed images and their labels, through a recorded linear map."""
-    from fskd.generators.mixup import interpolate
-
     labels = case["labels"]
     lam = torch.full((len(labels),), case.hp("lam"), dtype=torch.float64)
     mixed = interpolate(case["x"], case["perm"], lam)

@@ -71,7 +71,7 @@ class LIT(Method):
             return Objective(hard, soft, 0.0, temperature=self.temperature)
 
     settings: Settings
-    passes: Sequence[Pass] = (student("logits", "stages"), teacher("logits", "stem", "stages"))
+    passes: Sequence[Pass] = (student("logits"), teacher("stem", "stages"))
     roles: Mapping[str, Role] = {}
     needs = Needs(equal_channels=True)
 

@@ -4,15 +4,14 @@ import math
 
 import pytest
 import torch
-from speaking import joint
+from steps import alone, batch, joint, net, phase, shapes, speak
 
 from fskd.errors import SettingError
 from fskd.losses.features import attention_map, pool_to_match
 from fskd.methods.at import attention_transfer
-from fskd.methods.base import methods
-from fskd.methods.compose import join
+from fskd.methods.compose import Joint
 from fskd.methods.needs import check_needs
-from fskd.types import Shapes, TapShapes
+from fskd.types import Outputs
 
 
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -78,21 +77,28 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda s: attention_transfer([s], [teacher]), student)
 
 
-def net(*stages: tuple[int, ...]) -> TapShapes:
-    """A network with these stages."""
-    return TapShapes((4,), (3,), stages, stages)
-
-
 def test_unequal_stages_are_refused() -> None:
     """The error names both counts."""
-    student, teacher = net((2, 4, 4), (2, 2, 2)), net((2, 4, 4))
-    shapes = Shapes(4, 8, student, teacher, torch.arange(8) % 4)
+    pair = shapes(net(stages=((2, 4, 4), (2, 2, 2))), net(stages=((2, 4, 4),)))
     with pytest.raises(SettingError, match="2 stages and a teacher with 1"):
-        check_needs("at", joint("at", shapes).methods["at"].needs, shapes)
+        check_needs("at", alone(joint("at")).needs, pair)
 
 
-def test_reads_the_teachers_logits_only_for_kd() -> None:
-    """With kd_weight 0 the teacher's logits are not asked for."""
-    at = methods.get("at").Settings
-    assert join([("at", at())]).reads("teacher") == {"stages"}
-    assert join([("at", at(kd_weight=1.0))]).reads("teacher") == {"stages", "logits"}
+def test_every_stage_and_not_the_stem() -> None:
+    """The term is that of all stages; nothing else is asked for, the teacher's logits for KD."""
+    ours, theirs = [maps(2, 3, 4, 4), maps(2, 4, 2, 2)], [maps(2, 2, 4, 4), maps(2, 5, 2, 2)]
+    nets = {
+        "student": Outputs(maps(2, 4), stages=tuple(ours)),
+        "teacher": Outputs(stages=tuple(theirs)),
+    }
+    method = joint("at", weight=10.0)
+    found = speak(method, nets, batch(2))
+    assert (found["at"].weight, found["ce"].weight) == (10.0, 1.0)
+    torch.testing.assert_close(found["at"].value, attention_transfer(ours, theirs))
+
+    def asked(of: Joint) -> frozenset[str]:
+        (run,) = (run for run in phase(of).runs if run.net == "teacher")
+        return run.taps
+
+    assert asked(method) == {"stages"}
+    assert asked(joint("at", kd_weight=1.0)) == {"stages", "logits"}

@@ -4,12 +4,10 @@ import math
 
 import pytest
 import torch
-from speaking import generated, joint, speak
+from steps import batch, joint, phase, speak
 
 from fskd.methods.ce import CE
-from fskd.types import Batch, Outputs, Shapes, TapShapes
-
-SHAPES = Shapes(5, 10, TapShapes((5,), (3,), (), ()), None, torch.arange(10) % 5)
+from fskd.types import Outputs
 
 
 def slow_ce(logits: torch.Tensor, targets: torch.Tensor, e: float) -> float:
@@ -30,11 +28,11 @@ def test_slow_twin(e: float, rows: int) -> None:
     rng = torch.Generator().manual_seed(1)
     logits = torch.randn(rows + 2, 5, generator=rng).double().requires_grad_(True)
     targets = torch.arange(rows) % 5
-    batch = Batch(torch.zeros(rows + 2, 1, 2, 2), targets, targets, generated(rows, 2))
-    run = joint("ce", SHAPES, label_smoothing=e)
+    method = joint("ce", label_smoothing=e)
+    assert not phase(method).generated
 
     def loss(z: torch.Tensor) -> torch.Tensor:
-        return speak(run, batch, student=Outputs(z))["ce"].value
+        return speak(method, {"student": Outputs(z)}, batch(targets, 2))["ce"].value
 
     expected = slow_ce(logits[:rows], targets, e)
     assert loss(logits).item() == pytest.approx(expected, rel=1e-12)
@@ -43,9 +41,7 @@ def test_slow_twin(e: float, rows: int) -> None:
 
 def test_no_real_rows() -> None:
     """Without labels there is nothing to learn."""
-    empty = torch.zeros(0, dtype=torch.long)
-    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, generated(0, 2))
-    assert speak(joint("ce", SHAPES), batch, student=Outputs(torch.zeros(2, 5))) == {}
+    assert speak(joint("ce"), {"student": Outputs(torch.zeros(2, 5))}, batch(0, 2)) == {}
 
 
 def test_smoothing_below_one() -> None:

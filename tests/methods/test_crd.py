@@ -4,25 +4,16 @@ import math
 
 import pytest
 import torch
-from speaking import generated, joint, speak, values
+from steps import alone, joint, net, shapes, speak, step_of
 
 from fskd.errors import SettingError
-from fskd.methods.base import Step
 from fskd.methods.crd import CRD, contrast_scores, contrastive_loss, draw_negatives
 from fskd.seeding import torch_generator
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.types import Batch, Outputs, Shapes
 
 N, DIM = 12, 3
-NET = TapShapes((4,), (5,), (), ())
-SHAPES = Shapes(4, N, NET, NET, torch.arange(N) % 4)
-SETTINGS: dict[str, int] = {"feat_dim": DIM, "n_negatives": 6}
-
-
-def crd(shapes: Shapes = SHAPES, **settings: int) -> CRD:
-    """The method, built."""
-    method = joint("crd", shapes, **settings).methods["crd"]
-    assert isinstance(method, CRD)
-    return method
+SHAPES = shapes(net(4, 5), n=N)
+SETTINGS = {"feat_dim": DIM, "n_negatives": 6}
 
 
 def rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -30,21 +21,25 @@ def rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def make(of: Shapes = SHAPES, **settings: int) -> CRD:
+    """CRD alone."""
+    method = alone(joint("crd", of, **settings))
+    assert isinstance(method, CRD)
+    return method
+
+
 def build() -> CRD:
     """A small CRD in float64."""
-    torch.manual_seed(0)
-    return crd(**SETTINGS).double()
+    return make(**SETTINGS).double()
 
 
 def step(method: CRD, seed: int, n: int = 4) -> dict[str, torch.Tensor]:
     """One call on random embeddings."""
     indices = torch.randperm(N, generator=torch.Generator().manual_seed(seed))[:n]
     batch = Batch(torch.zeros(n, 1, 2, 2), indices % 4, indices)
-    outputs = {
-        "student": Outputs(rows(n, 4, seed), rows(n, 5, seed + 1)),
-        "teacher": Outputs(embedding=rows(n, 5, seed + 2)),
-    }
-    return values(method.terms(Step(outputs, batch, Progress())))
+    student, teacher = (Outputs(embedding=rows(n, 5, seed + i)) for i in (1, 2))
+    found = method.terms(step_of(batch, student=student, teacher=teacher))
+    return {name: term.value for name, term in found.items()}
 
 
 def test_slow_twin() -> None:
@@ -102,7 +97,7 @@ def test_z_is_fixed_by_the_first_batch() -> None:
 def test_memory_starts_from_a_fixed_seed() -> None:
     """Uniform on +-1/sqrt(dim/3), the same in every run."""
     torch.manual_seed(5)
-    first, second = crd(), crd()
+    first, second = make(), make()
     assert torch.equal(first.memory_student, second.memory_student)
     bound = 1 / math.sqrt(128 / 3)
     assert first.memory_student.abs().max() <= bound
@@ -140,23 +135,27 @@ def test_resume_repeats() -> None:
     batch = Batch(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), torch.tensor([0, 1]))
     assert not torch.equal(method.candidates(batch, 0), method.candidates(batch, 1))
     assert torch.equal(method.candidates(batch, 0), resumed.candidates(batch, 0))
-    other = crd(SHAPES._replace(seed=1), **SETTINGS)
+    other = make(SHAPES._replace(seed=1), **SETTINGS)
     assert not torch.equal(method.candidates(batch, 0), other.candidates(batch, 0))
 
 
 def test_one_class_is_refused() -> None:
     """Without another class there are no negatives."""
-    shapes = SHAPES._replace(targets=torch.zeros(N, dtype=torch.long))
+    of = SHAPES._replace(targets=torch.zeros(N, dtype=torch.long))
     with pytest.raises(SettingError, match="at least 2 classes"):
-        crd(shapes, **SETTINGS)
+        make(of)
 
 
 def test_no_real_rows() -> None:
     """Generated rows have no place in the memory."""
-    run, empty = joint("crd", SHAPES, **SETTINGS), torch.zeros(0, dtype=torch.long)
-    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, generated(0, 2))
-    outputs = Outputs(rows(2, 4), rows(2, 5))
-    assert speak(run, batch, student=outputs, teacher=outputs) == {}
+    method = joint("crd", SHAPES, **SETTINGS)
+    outputs = Outputs(rows(2, 4).float(), rows(2, 5).float())
+    nets, before = {"student": outputs, "teacher": outputs}, method.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    made = {"generated": slice(0, 2)}
+    empty = torch.zeros(0, dtype=torch.long)
+    assert speak(method, nets, Batch(torch.zeros(2, 1, 2, 2), empty, empty, made)) == {}
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
 
 def test_gradcheck() -> None:
@@ -178,7 +177,7 @@ def test_full_precision_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(contrast_scores(anchors, memory, candidates, 1.0), expected)
         assert (
-            crd(**SETTINGS)
+            make(**SETTINGS)
             .contrast(rows(4, 5).float(), rows(4, 5).float(), torch.arange(4), candidates)
             .isfinite()
         )

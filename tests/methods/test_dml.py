@@ -4,12 +4,10 @@ import math
 
 import pytest
 import torch
-from speaking import generated, joint, speak, values
+from steps import batch, joint, speak
 
 from fskd.methods.dml import DML, mutual_loss
-from fskd.types import Batch, Outputs, Shapes, TapShapes
-
-NET = TapShapes((4,), (3,), (), ())
+from fskd.types import Outputs
 
 
 def students(n: int, rows: int) -> list[torch.Tensor]:
@@ -70,17 +68,16 @@ def test_equal_students() -> None:
 
 def test_terms() -> None:
     """Labels on real rows, summed over students; peers on all rows; both enter the divisor."""
-    run = joint("dml", Shapes(4, 8, NET, None, torch.arange(8) % 4), n_students=3)
-    assert run.n_students == 3
-    logits, labels = students(3, 5), torch.tensor([0, 1, 2])
-    batch = Batch(torch.zeros(5, 1, 2, 2), labels, labels, generated(3, 2))
-    nets = dict(zip(("student", "peer1", "peer2"), map(Outputs, logits), strict=True))
-    found = speak(run, batch, **nets)
-    terms = values(found)
+    method = joint("dml", n_students=3)
+    assert method.n_students == 3
+    assert [role.peer for role in method.roles.values()] == [True, True]
+    logits, names = students(3, 5), ("student", *method.roles)
+    nets = {name: Outputs(one) for name, one in zip(names, logits, strict=True)}
+    terms = speak(method, nets, batch(3, 2))
     expected = sum(-math.log(softmax(x[b].tolist())[b]) for x in logits for b in range(3)) / 3
-    assert terms["ce"].item() == pytest.approx(expected, rel=1e-12)
-    torch.testing.assert_close(terms["mutual"], mutual_loss(logits))
-    assert sum(found[name].weight for name in run.unit & terms.keys()) == 2
+    assert terms["ce"].value.item() == pytest.approx(expected, rel=1e-12)
+    torch.testing.assert_close(terms["mutual"].value, mutual_loss(logits))
+    assert sum(terms[name].weight for name in method.unit & terms.keys()) == 2
 
 
 def test_gradcheck() -> None:

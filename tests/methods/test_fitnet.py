@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from speaking import joint, speak
+from steps import Maps, alone, batch, joint, net, shapes, speak
 
 from fskd.errors import SettingError
 from fskd.methods.compose import Joint
 from fskd.methods.fitnet import FitNet, Regressor, hint_loss
-from fskd.types import Batch, Outputs, Shapes, TapShapes
+from fskd.types import Outputs
 
 
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -70,28 +70,46 @@ def test_odd_sizes_are_refused(s: tuple[int, int], t: tuple[int, int]) -> None:
         Regressor((2, *s), (2, *t))
 
 
-def build(stages: tuple[tuple[int, ...], ...], **settings: int) -> Joint:
+def build(stem: tuple[int, ...], stages: Maps, **settings: int) -> Joint:
     """FitNet for two equal networks."""
-    net = TapShapes((4,), (3,), stages[1:], stages[1:], stages[0])
-    return joint("fitnet", Shapes(4, 8, net, net, torch.arange(8) % 4), **settings)
+    return joint("fitnet", shapes(net(stages=stages, stem=stem)), **settings)
 
 
 def test_hint_index() -> None:
-    """The default needs three stages; the error names the value."""
+    """The stem is index 0; the default is the second stage; the error names the value."""
     assert FitNet.Settings().hint_index == 2
     with pytest.raises(SettingError, match=r"hint_index: 2 is not accepted; .* 2 stages"):
-        build(((2, 4, 4), (2, 2, 2)))
-    build(((2, 4, 4), (2, 2, 2)), hint_index=1)
+        build((2, 4, 4), ((2, 2, 2),))
+    build((2, 4, 4), ((2, 2, 2),), hint_index=1)
+
+
+@pytest.mark.parametrize("hint", [0, 1, 2])
+def test_hint(hint: int) -> None:
+    """Each side's map is its own of that index, through the regressor between their widths."""
+    widths, outputs = ((2, 3, 4), (5, 6, 7)), []
+    pair = [net(stem=(a, 4, 4), stages=((b, 4, 4), (c, 2, 2))) for a, b, c in widths]
+    for i, one in enumerate(pair):
+        stem, *stages = (
+            maps(2, *shape, seed=3 * i + k).float()
+            for k, shape in enumerate((one.stem, *one.stages))
+        )
+        outputs.append(Outputs(torch.zeros(2, 4), stages=tuple(stages), stem=stem))
+    method = joint("fitnet", shapes(*pair), hint_index=hint)
+    nets = dict(zip(("student", "teacher"), outputs, strict=True))
+    term = speak(method, nets, batch(2))["fitnet"]
+    ours, theirs = ((one.stem, *one.stages)[hint] for one in outputs)
+    own = alone(method)
+    assert isinstance(own, FitNet)
+    torch.testing.assert_close(term.value, hint_loss(own.regressor(ours), theirs))
+    assert term.weight == 100.0
 
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_single_value_per_channel(rows: int) -> None:
     """Batch normalisation of one value is undefined: the term is left out, the label term stays."""
-    run = build(((2, 1, 1),), hint_index=0)
-    labels = torch.zeros(rows, dtype=torch.long)
+    method = build((2, 1, 1), (), hint_index=0)
     outputs = Outputs(torch.zeros(rows, 4), stem=torch.randn(rows, 2, 1, 1))
-    batch = Batch(torch.zeros(rows, 1, 2, 2), labels, labels)
-    terms = speak(run, batch, student=outputs, teacher=outputs)
+    terms = speak(method, {"student": outputs, "teacher": outputs}, batch(rows))
     assert terms.keys() == ({"ce", "fitnet"} if rows > 1 else {"ce"})
 
 

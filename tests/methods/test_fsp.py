@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from speaking import joint, speak
+from steps import alone, batch, joint, net, shapes, speak, weights
 
 from fskd.errors import SettingError
 from fskd.losses.features import fsp_matrix
 from fskd.methods.fsp import flow_loss
 from fskd.methods.needs import check_needs
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.types import Outputs
 
 
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -72,32 +72,30 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda a, b: flow_loss([a, b], teacher), student)
 
 
-def net(*channels: int) -> TapShapes:
-    """A network with stages of these widths."""
-    stages = tuple((c, 4, 4) for c in channels)
-    return TapShapes((4,), (3,), stages, stages, (2, 4, 4))
-
-
 @pytest.mark.parametrize(("student", "teacher"), [((2, 4), (2, 8)), ((2, 4), (2,)), ((), ())])
 def test_unequal_channels_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
-    """The error lists the channels of both."""
-    shapes = Shapes(4, 8, net(*student), net(*teacher), torch.arange(8) % 4)
-    with pytest.raises(SettingError, match=r"equal channels|at least 1 behind the stem"):
-        check_needs("fsp", joint("fsp", shapes).methods["fsp"].needs, shapes)
+    """The error lists the channels of both; a flow needs a stage behind the stem."""
+    ours, theirs = (net(stages=tuple((c, 4, 4) for c in widths)) for widths in (student, teacher))
+    reason = "equal channels" if student and len(student) == len(teacher) else "stages"
+    with pytest.raises(SettingError, match=reason):
+        check_needs("fsp", alone(joint("fsp")).needs, shapes(ours, theirs))
 
 
 def test_phases() -> None:
     """The first phase trains features on the flow alone; the second has no flow term."""
-    run = joint("fsp", Shapes(4, 8, net(2, 4), net(2, 4), torch.arange(8) % 4))
-    first, second = run.stretches()
+    method = joint("fsp")
+    first, second = method.stretches()
     assert (first.name, first.share, first.trains) == ("fsp", 0.125, ("student.features",))
-    assert first.objective is None
+    assert first.generated
     assert not second.asks
     assert not second.generated
-    labels = torch.zeros(2, dtype=torch.long)
-    outputs = Outputs(torch.zeros(2, 4), stem=torch.rand(2, 2, 4, 4))
-    outputs = outputs._replace(stages=(torch.rand(2, 2, 4, 4), torch.rand(2, 4, 4, 4)))
-    batch = Batch(torch.zeros(2, 1, 2, 2), labels, labels)
-    for phase, names in (("fsp", {"fsp"}), ("main", {"ce"})):
-        said = speak(run, batch, Progress(phase), student=outputs, teacher=outputs)
-        assert said.keys() == names
+    sizes = [(2, 4, 4), (2, 4, 4), (4, 4, 4)]
+    ours, theirs = (
+        [maps(2, *size, seed=3 * i + k) for k, size in enumerate(sizes)] for i in (0, 1)
+    )
+    outputs = [Outputs(maps(2, 4), stages=tuple(x[1:]), stem=x[0]) for x in (ours, theirs)]
+    nets = dict(zip(("student", "teacher"), outputs, strict=True))
+    flow = speak(method, nets, batch(2), "fsp")
+    assert weights(flow) == {"fsp": 1.0}
+    torch.testing.assert_close(flow["fsp"].value, flow_loss(ours, theirs))
+    assert weights(speak(method, nets, batch(2))) == {"ce": 1.0}

@@ -4,12 +4,9 @@ import math
 
 import pytest
 import torch
-from speaking import generated, joint, speak, values, weights
+from steps import batch, joint, speak, values, weights
 
-from fskd.types import Batch, Outputs, Shapes, TapShapes
-
-NET = TapShapes((4,), (3,), (), ())
-SHAPES = Shapes(4, 10, NET, NET, torch.arange(10) % 4)
+from fskd.types import Outputs
 
 
 def softmax(row: list[float], temperature: float) -> list[float]:
@@ -37,12 +34,8 @@ def terms(n_real: int, n_generated: int, **settings: float) -> tuple[dict, torch
     """The method's terms on random logits, and those logits."""
     rng = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, n_real + n_generated, 4, generator=rng).double().unbind()
-    targets = torch.arange(n_real) % 4
-    batch = Batch(
-        torch.zeros(n_real + n_generated, 1, 2, 2), targets, targets, generated(n_real, n_generated)
-    )
-    run = joint("kd", SHAPES, **settings)
-    found = speak(run, batch, student=Outputs(student), teacher=Outputs(teacher))
+    nets = {"student": Outputs(student), "teacher": Outputs(teacher)}
+    found = speak(joint("kd", **settings), nets, batch(n_real, n_generated))
     return values(found), student, teacher
 
 
@@ -68,16 +61,13 @@ def test_generated_rows_have_a_term_of_the_same_weight() -> None:
 
 def test_equal_networks() -> None:
     """The divergence is 0 where student and teacher agree."""
-    logits = torch.randn(3, 4)
-    batch = Batch(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long), torch.arange(3))
-    outputs = Outputs(logits)
-    losses = speak(joint("kd", SHAPES), batch, student=outputs, teacher=outputs)
+    same = Outputs(torch.randn(3, 4))
+    losses = speak(joint("kd"), {"student": same, "teacher": same}, batch(3))
     assert losses["kd"].value.item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_weights() -> None:
     """Published defaults."""
-    targets, outputs = torch.arange(2), Outputs(torch.randn(3, 4))
-    batch = Batch(torch.zeros(3, 1, 2, 2), targets, targets, generated(2, 1))
-    found = speak(joint("kd", SHAPES), batch, student=outputs, teacher=outputs)
+    same = Outputs(torch.zeros(5, 4))
+    found = speak(joint("kd"), {"student": same, "teacher": same}, batch(3, 2))
     assert weights(found) == {"ce": 0.1, "kd": 0.9, "generated": 0.9}

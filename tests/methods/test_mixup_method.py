@@ -4,25 +4,22 @@ import math
 
 import pytest
 import torch
-from speaking import generated, joint, speak, values
+from steps import batch, joint, phase, speak, values
 
-from fskd.types import Batch, Outputs, Shapes, TapShapes
-
-SHAPES = Shapes(5, 10, TapShapes((5,), (3,), (), ()), None, torch.arange(10) % 5)
+from fskd.types import Batch, Outputs
 
 
 def mixed_batch(share: torch.Tensor, parents: torch.Tensor, n_real: int = 3) -> Batch:
     """Real rows followed by generated rows with two parents."""
-    targets = torch.arange(n_real) % 5
     weights = torch.stack([share, 1 - share], 1)
-    inputs = torch.zeros(n_real + len(share), 1, 2, 2)
-    parts = generated(n_real, len(share))
-    return Batch(inputs, targets, targets, parts, parents=parents, shares=weights)
+    return batch(n_real, len(share))._replace(parents=parents, shares=weights)
 
 
-def run(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-    """Terms with default settings."""
-    return values(speak(joint("mixup", SHAPES), batch, student=Outputs(logits)))
+def run(logits: torch.Tensor, rows: Batch) -> dict[str, torch.Tensor]:
+    """Terms with default settings; generated rows are asked for, and no teacher."""
+    method = joint("mixup")
+    assert (phase(method).generated, phase(method).asks) == (True, False)
+    return values(speak(method, {"student": Outputs(logits)}, rows))
 
 
 def test_slow_twin() -> None:
@@ -31,13 +28,13 @@ def test_slow_twin() -> None:
     logits = torch.randn(7, 5, generator=rng).double().requires_grad_(True)
     share = torch.rand(4, generator=rng).double()
     parents = torch.randint(5, (4, 2), generator=rng)
-    batch = mixed_batch(share, parents)
+    rows = mixed_batch(share, parents)
     total = 0.0
     for row, lam, (i, j) in zip(logits[3:].tolist(), share.tolist(), parents.tolist(), strict=True):
         norm = math.log(sum(math.exp(z) for z in row))
         total += lam * (norm - row[i]) + (1 - lam) * (norm - row[j])
-    assert run(logits, batch)["mixed"].item() == pytest.approx(total / 4, rel=1e-12)
-    assert torch.autograd.gradcheck(lambda z: run(z, batch)["mixed"], logits)
+    assert run(logits, rows)["mixed"].item() == pytest.approx(total / 4, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda z: run(z, rows)["mixed"], logits)
 
 
 def test_share_of_one_is_cross_entropy() -> None:
@@ -51,14 +48,13 @@ def test_share_of_one_is_cross_entropy() -> None:
 
 def test_terms_without_rows() -> None:
     """Each group of rows brings its own term."""
-    batch = mixed_batch(torch.rand(2), torch.zeros(2, 2, dtype=torch.long), n_real=0)
-    assert run(torch.zeros(2, 5), batch).keys() == {"mixed"}
-    labels = torch.zeros(2, dtype=torch.long)
-    assert run(torch.zeros(2, 5), Batch(torch.zeros(2, 1, 2, 2), labels, labels)).keys() == {"ce"}
+    rows = mixed_batch(torch.rand(2), torch.zeros(2, 2, dtype=torch.long), n_real=0)
+    assert run(torch.zeros(2, 5), rows).keys() == {"mixed"}
+    assert run(torch.zeros(2, 5), batch(2)).keys() == {"ce"}
 
 
 def test_unlabelled_generator_is_refused() -> None:
     """Generated rows without parents cannot be used."""
-    batch = mixed_batch(torch.rand(2), torch.zeros(2, 2, dtype=torch.long))
+    rows = mixed_batch(torch.rand(2), torch.zeros(2, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="mixes no labelled rows"):
-        run(torch.zeros(5, 5), batch._replace(parents=None, shares=None))
+        run(torch.zeros(5, 5), rows._replace(parents=None, shares=None))

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from speaking import generated, joint, speak
+from steps import batch, joint, speak, weights
 
 from fskd.losses.relations import angles, relative_distances
 from fskd.methods.rkd import angle_loss, distance_loss
-from fskd.types import Batch, Outputs, Shapes, TapShapes
+from fskd.types import Outputs
 
-NET = TapShapes((4,), (3,), (), ())
 Row = list[float]
 
 
@@ -100,11 +99,14 @@ def test_full_precision_under_autocast() -> None:
 def test_small_batches(n_real: int, n_generated: int) -> None:
     """Fewer than three rows have no angles: both terms are left out. Generated rows count."""
     n = n_real + n_generated
-    labels = torch.zeros(n_real, dtype=torch.long)
-    batch = Batch(torch.zeros(n, 1, 2, 2), labels, labels, generated(n_real, n_generated))
-    run = joint("rkd", Shapes(4, 8, NET, NET, torch.arange(8) % 4))
-    outputs = Outputs(torch.zeros(n, 4), rows(n, 3))
-    expected = {"ce"} if n_real else set()
+    student, teacher = (Outputs(torch.zeros(n, 4), rows(n, 3, seed)) for seed in (0, 1))
+    expected = {"ce": 1.0} if n_real else {}
     if n >= 3:
-        expected |= {"rkd_dist", "rkd_angle"}
-    assert speak(run, batch, student=outputs, teacher=outputs).keys() == expected
+        expected |= {"rkd_dist": 25.0, "rkd_angle": 50.0}
+    nets = {"student": student, "teacher": teacher}
+    found = speak(joint("rkd"), nets, batch(n_real, n_generated))
+    assert weights(found) == expected
+    if n >= 3:
+        pair = student.embedding, teacher.embedding
+        torch.testing.assert_close(found["rkd_dist"].value, distance_loss(*pair))
+        torch.testing.assert_close(found["rkd_angle"].value, angle_loss(*pair))

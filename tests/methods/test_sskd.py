@@ -4,22 +4,22 @@ import math
 
 import pytest
 import torch
-from speaking import generated, joint, speak, values
+from steps import alone, joint, net, phase, shapes, speak, values, weights
 
 from fskd.errors import SettingError
 from fskd.methods.compose import Joint
 from fskd.methods.needs import check_needs
 from fskd.methods.sskd import (
+    ROTATIONS,
     SSKD,
     head_loss,
     kept_divergence,
     kept_rows,
     similarities,
 )
-from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+from fskd.types import Batch, Outputs
 
-NET = TapShapes((4,), (16,), (), ())
-SHAPES = Shapes(4, 8, NET, NET, torch.arange(8) % 4, (3, 5, 5))
+SHAPES = shapes(net(4, 16), inputs=(3, 5, 5))
 
 
 def rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -92,45 +92,47 @@ def test_head_loss() -> None:
     assert torch.autograd.gradcheck(lambda r: head_loss(r, upright, owners), rotated)
 
 
-def sskd(run: Joint) -> SSKD:
-    """The method of a run."""
-    method = run.methods["sskd"]
-    assert isinstance(method, SSKD)
-    return method
-
-
 def make_batch(n: int) -> Batch:
     """Real rows only."""
     inputs = torch.randn(n, 3, 5, 5, generator=torch.Generator().manual_seed(9))
     return Batch(inputs, torch.arange(n) % 4, torch.arange(n))
 
 
+def with_views(method: Joint, rows: Batch) -> Batch:
+    """The rows with their rotations."""
+    return method.views(rows, torch.Generator(), phase(method))
+
+
 def test_views() -> None:
     """Blocks of 90, 180 and 270 degrees; four quarter turns give the image back."""
-    batch = make_batch(2)._replace(parts=generated(2, 1))
-    batch = batch._replace(inputs=torch.cat([batch.inputs, torch.zeros(1, 3, 5, 5)]))
-    method = sskd(joint("sskd", SHAPES))
-    views = method.views(batch, torch.Generator())["rotated"]
-    assert views.shape == (6, 3, 5, 5)
+    real, method = make_batch(2), joint("sskd", SHAPES)
+    inputs = torch.cat([real.inputs, torch.zeros(1, 3, 5, 5)])
+    batch = real._replace(inputs=inputs, parts={"generated": slice(2, 3)})
+    seen = with_views(method, batch)
+    assert torch.equal(seen.inputs[:3], inputs)
+    assert seen.part("rotated") == slice(3, 9)
+    views = seen.inputs[seen.part("rotated")]
     for turns in (1, 2, 3):
         block = views[2 * turns - 2 : 2 * turns]
         assert torch.equal(torch.rot90(block, 4 - turns, (2, 3)), batch.inputs[:2])
-    assert torch.equal(method.by_image(views, batch)[3:], views[1::2])
+    assert torch.equal(SSKD.by_image(views, seen)[ROTATIONS:], views[1::2])
+    assert SSKD.owners(seen).tolist() == [0, 0, 0, 1, 1, 1]
     empty = torch.zeros(0, dtype=torch.long)
-    nothing = batch._replace(targets=empty, indices=empty, parts=generated(0, 1))
-    assert method.views(nothing, torch.Generator()) == {}
+    none = make_batch(0)._replace(inputs=inputs[2:], targets=empty, indices=empty)
+    assert with_views(method, none) == none
 
 
 @pytest.mark.parametrize("n", [1, 5])
 def test_main_terms(n: int) -> None:
     """Every term of the main phase against its loop."""
-    torch.manual_seed(0)
-    run, batch = joint("sskd", SHAPES, tf_ratio=0.5).double(), make_batch(n)
-    method = sskd(run)
-    batch = run.views(batch, torch.Generator(), run.stretches()[-1])
+    method = joint("sskd", SHAPES, tf_ratio=0.5).double()
+    batch = with_views(method, make_batch(n))
     student = Outputs(rows(4 * n, 4), rows(4 * n, 16, 1))
     teacher = Outputs(rows(4 * n, 4, 2), rows(4 * n, 16, 3))
-    terms = values(speak(run, batch, student=student, teacher=teacher))
+    found = speak(method, {"student": student, "teacher": teacher}, batch)
+    assert weights(found) == {"ce": 0.1, "kd": 0.9, "tf": 2.7, "ss": 10.0}
+    terms, own = values(found), alone(method)
+    assert isinstance(own, SSKD)
     # Row of the copy of image i turned by 90*r degrees.
     copies = [r * n + i for i in range(n) for r in (1, 2, 3)]
     owners = [i for i in range(n) for _ in range(3)]
@@ -143,7 +145,7 @@ def test_main_terms(n: int) -> None:
         expected = slow_divergence(student.logits, teacher.logits, kept, 4.0)
         assert terms["tf"].item() == pytest.approx(expected, rel=1e-10)
     tables = []
-    for head, outputs in ((method.student_head, student), (method.teacher_head, teacher)):
+    for head, outputs in ((own.student_head, student), (own.teacher_head, teacher)):
         projected = head(outputs.embedding).tolist()
         table = [[cosine(projected[c], projected[u]) for u in upright] for c in copies]
         tables.append(torch.tensor(table, dtype=torch.float64))
@@ -154,16 +156,23 @@ def test_main_terms(n: int) -> None:
 
 def test_phases() -> None:
     """The teacher's head is trained first and alone, the student's head with the student."""
-    run = joint("sskd", SHAPES)
-    head, main = run.stretches()
-    trained = ("method.parts.sskd.teacher_head",)
-    assert (head.name, head.share, head.trains) == ("head", 0.25, trained)
-    assert not head.trained
+    method = joint("sskd", SHAPES)
+    head, main = method.stretches()
+    assert (head.name, head.share) == ("head", 0.25)
+    assert head.trains == ("method.parts.sskd.teacher_head",)
+    assert [run.net for run in head.runs] == ["teacher"]
+    assert not head.generated
     assert main.trains == ("student", "method.parts.sskd.student_head")
-    batch = run.views(make_batch(2), torch.Generator(), head)
-    outputs = Outputs(embedding=torch.randn(8, 16))
-    terms = speak(run, batch, Progress("head"), teacher=outputs)
-    assert {name: term.weight for name, term in terms.items()} == {"head": 1.0}
+    assert not main.generated
+    batch, outputs = with_views(method, make_batch(2)), Outputs(embedding=torch.randn(8, 16))
+    found = speak(method, {"teacher": outputs}, batch, "head")
+    assert weights(found) == {"head": 1.0}
+    own = alone(method)
+    assert isinstance(own, SSKD)
+    projected = own.teacher_head(outputs.embedding)
+    turned = projected[2:].unflatten(0, (3, 2)).transpose(0, 1).flatten(0, 1)
+    expected = head_loss(turned, projected[:2], torch.tensor([0, 0, 0, 1, 1, 1]))
+    torch.testing.assert_close(found["head"].value, expected)
 
 
 def test_square_images() -> None:

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from speaking import generated, joint, speak, weights
+from steps import batch, joint, phase, speak, weights
 
 from fskd.methods.tfkd_reg import virtual_teacher_kl
-from fskd.types import Batch, Outputs, Shapes, TapShapes
+from fskd.types import Outputs
 
 
 def logits(rows: int, classes: int) -> torch.Tensor:
@@ -55,12 +55,12 @@ def test_hot_teacher_is_uniform() -> None:
 
 
 def test_weights() -> None:
-    """Labels get 1 - a, the virtual teacher a times the multiplier."""
-    net = TapShapes((5,), (3,), (), ())
-    run = joint("tfkd_reg", Shapes(5, 8, net, None, torch.arange(8) % 5), multiplier=50.0)
-    batch = Batch(torch.zeros(2, 1, 2, 2), torch.arange(2), torch.arange(2))
-    found = speak(run, batch, student=Outputs(logits(2, 5)))
+    """Labels get 1 - a, the virtual teacher a times the multiplier; real rows only."""
+    method = joint("tfkd_reg", multiplier=50.0)
+    assert (phase(method).asks, phase(method).generated) == (False, False)
+    student = logits(5, 5)
+    found = speak(method, {"student": Outputs(student)}, batch(3, 2))
     assert weights(found) == pytest.approx({"ce": 0.05, "tfkd_reg": 47.5})
-    empty = torch.zeros(0, dtype=torch.long)
-    batch = Batch(torch.zeros(2, 1, 2, 2), empty, empty, generated(0, 2))
-    assert speak(run, batch, student=Outputs(logits(2, 5))) == {}
+    expected = virtual_teacher_kl(student[:3], torch.arange(3))
+    torch.testing.assert_close(found["tfkd_reg"].value, expected)
+    assert speak(method, {"student": Outputs(student[:2])}, batch(0, 2)) == {}

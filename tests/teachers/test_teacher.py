@@ -65,3 +65,24 @@ def test_a_budget_is_kept() -> None:
         teacher.answer(batch, frozenset({"logits"}))
     with pytest.raises(TrainingError, match=r"24 rows, more than teacher.queries \(20\)"):
         teacher.answer(batch, frozenset({"logits"}))
+
+
+def test_batch_statistics_are_not_remembered() -> None:
+    teacher, whole = Teacher(network(1), torch.device("cpu")), loader(N).batch(0)
+    teacher.remember([whole.inputs[whole.indices.argsort()]], N, N)
+    before = {name: value.clone() for name, value in teacher.net.state_dict().items()}
+    kept = teacher.answer(whole, frozenset({"logits"})).logits
+    other = teacher.answer(whole, frozenset({"logits"}), "batch").logits
+    assert teacher.queries == 2 * N
+    assert not torch.allclose(kept, other)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.net.state_dict().items())
+
+
+def test_a_gradient_of_the_images_is_kept_if_asked_for() -> None:
+    teacher, batch = Teacher(network(1), torch.device("cpu")), loader().batch(0)
+    rows = batch._replace(inputs=batch.inputs.requires_grad_())
+    assert not teacher.answer(rows, frozenset({"logits"})).logits.requires_grad
+    logits = teacher.answer(rows, frozenset({"logits"}), input_grad=True).logits
+    (slope,) = torch.autograd.grad(logits.sum(), rows.inputs)
+    assert slope.abs().sum() > 0
+    assert all(p.grad is None for p in teacher.net.parameters())

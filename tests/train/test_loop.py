@@ -1,254 +1,106 @@
 """The loop with toy methods: what the interface promises, for families that are yet to come."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor, nn
-from toys import K, loader, network, shapes
+from ran import Ran, joint
+from torch import nn
+from toys import network, shapes
 
-from fskd.config import OptimConfig, Runtime
 from fskd.errors import TrainingError
 from fskd.generators import Mixup
 from fskd.methods.base import (
     Method,
     Phase,
-    Player,
     Step,
     Term,
     Terms,
     methods,
     student,
-    teacher,
 )
-from fskd.methods.compose import Joint, join
-from fskd.models.taps import LOGITS, FeatureNet
-from fskd.teachers.base import Teacher
-from fskd.train.batches import BatchMaker, shard
-from fskd.train.devices import launch
-from fskd.train.loop import Training, fit, phase_steps, spans
-from fskd.train.step import Learner, ask, total_loss
+from fskd.methods.compose import join
+from fskd.models.taps import LOGITS
+from fskd.seeding import torch_generator
+from fskd.train.batches import shard
+from fskd.train.loop import phase_steps
+from fskd.train.step import total_loss
 from fskd.train.task import DistillTask
-from fskd.train.watch import Counts, Watch
-from fskd.types import Batch, Progress, Shapes, Tools
-
-
-def made(kind: type[Method]) -> Joint:
-    """A method with default settings, built for two equal networks."""
-    return Joint({"own": kind(kind.Settings())}).build(shapes(network(0)))
-
-
-def train(
-    method: Joint,
-    net: FeatureNet,
-    known: FeatureNet | None = None,
-    steps: int = 4,
-    optim: OptimConfig | None = None,
-) -> tuple[list[dict[str, Any]], Counts]:
-    records: list[dict[str, Any]] = []
-    counts = Counts()
-    fabric = launch(Runtime(device="cpu"))
-    watch = Watch(fabric, counts, records.append, lambda task, optimizers: None, math.inf, 1)
-    fit(
-        Training(
-            DistillTask({"student": net}, method),
-            None if known is None else Teacher(known, torch.device("cpu")),
-            BatchMaker(loader(), None, method, 0, seed=0),
-            steps,
-            optim or OptimConfig(lr=0.05),
-            fabric,
-            0,
-            watch,
-        )
-    )
-    return records, counts
-
-
-class Adversarial(Method):
-    """A discriminator with Adam of its own, which moves in every other step."""
-
-    passes = student("embedding"), teacher("embedding")
-    players: ClassVar = {
-        "discriminator": Player(
-            ("method.discriminator",),
-            {"name": "adam", "lr": 0.01, "weight_decay": 0.0, "schedule": "constant"},
-            lambda step: step % 2 == 0,
-        )
-    }
-
-    def build(self, shapes: Shapes) -> None:
-        self.discriminator = nn.Linear(shapes.student.embedding[0], 1)
-
-    def terms(self, step: Step) -> Terms:
-        ours, theirs = step.student.embedding, step.teacher.embedding
-        real, fake = self.discriminator(theirs), self.discriminator(ours)
-        tell = nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
-        return {
-            "fool": Term(nn.functional.softplus(-fake).mean(), 0.1),
-            "tell": Term(tell, by="discriminator"),
-        }
-
-
-def test_players_have_optimisers_and_turns_of_their_own() -> None:
-    net, known, run = network(0), network(1), made(Adversarial)
-    judge = run.parts["own"].discriminator
-    before = judge.weight.clone()
-    records, _ = train(run, net, known, steps=4, optim=OptimConfig(schedule="constant"))
-    # Adam's first steps have the size of its rate, whatever the gradient; it had two turns.
-    moved = (judge.weight - before).abs().max()
-    assert 0.01 < moved < 2.1 * 0.01
-    assert set(records[-1]) >= {"ce", "fool", "tell"}
-
-
-def test_no_gradient_leaks_to_the_other_player() -> None:
-    """A player's loss reaches what it trains: the student learns as if the judge were frozen."""
-    net, known, run = network(0), network(1), made(Adversarial)
-    task = DistillTask({"student": net}, run)
-    (stretch,) = run.stretches()
-    task.enter(stretch)
-    learner = Learner(task, stretch, OptimConfig(lr=1e-9), launch(Runtime(device="cpu")))
-    kept: dict[str, list[Tensor]] = {}
-    for move in learner.moves:
-        move.optimizer.zero_grad = lambda *_, **__: None  # type: ignore[method-assign]
-        kept[move.name] = move.parameters
-    batch = BatchMaker(loader(), None, run, 0, seed=0).batch(0, stretch)
-    (answers,) = ask(Teacher(known, torch.device("cpu")), batch, [stretch], learner.fabric)
-    state = {name: value.clone() for name, value in task.state_dict().items()}
-    terms = learner.update(batch, answers, Progress(), 1.0)
-    assert terms["tell"].by == "discriminator"
-    found = {name: [p.grad.clone() for p in own] for name, own in kept.items()}
-    task.load_state_dict(state)
-    for name, wanted in (("main", ("ce", "fool")), ("discriminator", ("tell",))):
-        task.load_state_dict(state)
-        loss = {n: t for n, t in task(batch, answers, Progress(), stretch).items() if n in wanted}
-        expected = torch.autograd.grad(total_loss(loss, run.unit), kept[name])
-        for one, other in zip(found[name], expected, strict=True):
-            torch.testing.assert_close(one, other)
-
-
-class Jacobian(Method):
-    """Reads gradients with respect to the images."""
-
-    passes = student("logits", input_grad=True), teacher("logits", input_grad=True)
-
-    def terms(self, step: Step) -> Terms:
-        def slope(logits: Tensor, keep: bool) -> Tensor:
-            chosen = logits.gather(1, step.batch.targets[:, None]).sum()
-            return torch.autograd.grad(chosen, step.batch.inputs, create_graph=keep)[0]
-
-        goal = slope(step.teacher.logits, False).detach()
-        difference = slope(step.student.logits, True) - goal
-        return {"jacobian": Term(difference.square().mean())}
-
-
-def test_method_with_input_gradients() -> None:
-    net, known = network(0), network(1)
-    records, _ = train(made(Jacobian), net, known)
-    assert records[-1]["jacobian"] > 0
-    assert all(p.grad is None for p in known.parameters())
-
-
-class TeacherInBatchMode(Method):
-    """OFD's teacher uses batch statistics."""
-
-    passes = (teacher("logits", mode="batch"),)
-
-    def terms(self, step: Step) -> Terms:
-        return {"seen": Term(step.teacher.logits.std())}
-
-
-def test_teacher_in_batch_mode() -> None:
-    net, known = network(0), network(1)
-    before = {k: v.clone() for k, v in known.state_dict().items()}
-    records, counts = train(made(TeacherInBatchMode), net, known, steps=2)
-    assert counts.teacher_queries == 2 * 8
-    assert all(torch.equal(v, before[k]) for k, v in known.state_dict().items())
-    with torch.no_grad():
-        known.net.train()
-        expected = known(loader().batch(0).inputs).logits.std()
-    assert records[0]["seen"] == pytest.approx(expected.item(), rel=1e-6)
+from fskd.types import Batch, Outputs, Progress, Shapes, Tools
 
 
 class TwoPhases(Method):
     """An initial phase for the features, then everything."""
 
-    passes = (student("embedding"),)
-    phases = (
-        Phase(
-            "first", 1.0, ("student.features", "method.head"), terms="own", objective=frozenset()
-        ),
-        Phase(trains=("student",), share=2.0),
-    )
-    seen: list[tuple[str, float]]
-
     def build(self, shapes: Shapes) -> None:
-        self.head, self.idle, self.seen = nn.Linear(32, 2), nn.Linear(2, 2), []
+        self.head, self.idle = nn.Linear(32, 2), nn.Linear(2, 2)
+        self.seen: list[tuple[str, float]] = []
+        self.begun: list[tuple[str, int]] = []
 
-    def own(self, step: Step) -> Terms:
-        self.seen.append((step.progress.phase, step.progress.fraction))
+    @property
+    def phases(self) -> Sequence[Phase]:
+        own = Phase(
+            "first",
+            trains=("student.features", "method.head"),
+            passes=(student("embedding"),),
+            terms="first",
+            objective=frozenset(),
+        )
+        return own, Phase(trains=("student",), share=2.0)
+
+    def begin(self, tools: Tools) -> None:
+        self.begun.append((tools.progress.phase, tools.progress.step))
+
+    def first(self, step: Step) -> Terms:
         assert self.head.training
+        self.seen.append((step.progress.phase, step.progress.fraction))
         return {"own": Term(self.head(step.student.embedding).square().mean())}
 
     def terms(self, step: Step) -> Terms:
-        self.seen.append((step.progress.phase, step.progress.fraction))
         assert not self.head.training
+        self.seen.append((step.progress.phase, step.progress.fraction))
         return {}
 
 
 def test_phases_train_what_they_name() -> None:
-    net, run = network(0), made(TwoPhases)
-    method = run.methods["own"]
-    start = {k: v.clone() for k, v in net.net.named_parameters()}
-    idle = method.idle.weight.clone()
-    train(run, net, steps=2)  # int(2/3) = 0 steps for the first phase
-    assert [phase for phase, _ in method.seen] == ["main", "main"]
-    method.seen.clear()
+    short = Ran(TwoPhases, network(0), steps=2)  # int(2/3) = 0 steps for the first phase
+    assert [phase for phase, _ in short.toy.seen] == ["main", "main"]
+    assert short.toy.begun == [("main", 0)]
     net = network(0)
-    train(run, net, steps=6)
-    assert method.seen == [
+    start = {k: v.clone() for k, v in net.net.named_parameters()}
+    found = Ran(TwoPhases, net, steps=6)
+    assert found.toy.seen == [
         ("first", 0.0), ("first", 0.5),
         ("main", 0.0), ("main", 0.25), ("main", 0.5), ("main", 0.75),
     ]  # fmt: skip
-    assert torch.equal(method.idle.weight, idle)
+    assert found.toy.begun == [("first", 0), ("main", 2)]
+    twin = joint(TwoPhases, shapes(net)).methods["toy"]
+    assert torch.equal(found.toy.idle.weight, twin.get_parameter("idle.weight"))
+    assert not torch.equal(found.toy.head.weight, twin.get_parameter("head.weight"))
     assert not torch.equal(net.net.get_parameter("fc.weight"), start["fc.weight"])
+    assert [set(record) & {"own", "ce"} for record in found.records] == [{"own"}] * 2 + [{"ce"}] * 4
+
+
+def test_entering_a_phase() -> None:
     net = network(0)
-    task = DistillTask({"student": net}, run)
-    task.enter(run.stretches()[0])
+    method = joint(TwoPhases, shapes(net))
+    net.net.get_parameter("stages.0.0.0.weight").requires_grad_(False)
+    task = DistillTask({"student": net}, method)
+    first, main = method.stretches()
+    task.enter(first)
     trained = {name for name, p in task.named_parameters() if p.requires_grad}
+    own = "method.parts.toy."
     assert "nets.student.net.fc.weight" not in trained
-    assert {"method.parts.own.head.weight", "method.parts.own.head.bias"} < trained
+    assert "nets.student.net.stages.1.0.0.weight" in trained
+    assert "nets.student.net.stages.0.0.0.weight" not in trained  # frozen before, by somebody else
+    assert {f"{own}head.weight", f"{own}head.bias"} < trained
     assert not {name for name in trained if "idle" in name}
     assert net.training
-    task.enter(run.stretches()[0]._replace(trains=("method.parts.own.head",)))
+    task.enter(main._replace(trains=(f"{own}head",)))
     assert not net.training
-    with pytest.raises(ValueError, match="trains 'nobody'"):
-        task.enter(run.stretches()[0]._replace(trains=("nobody",)))
-
-
-class Beginning(Method):
-    """Looks at networks and data when its phases begin."""
-
-    phases = Phase("first"), Phase(share=2.0)
-    calls: list[tuple[str, int]]
-
-    def begin(self, tools: Tools) -> None:
-        rows = sum(batch.n_real for batch in tools.batches())
-        for net in ("student", "teacher"):
-            taps = tools.ask(net, torch.zeros(2, 1, 8, 8), frozenset({"logits", "embedding"}))
-            assert taps.logits.shape == (2, K)
-            assert not taps.embedding.requires_grad
-        self.calls.append((tools.progress.phase, rows))
-
-
-def test_begin_is_called_once_a_phase_and_counted() -> None:
-    net, known, run = network(0), network(1), made(Beginning)
-    method = run.methods["own"]
-    method.calls = []
-    _, counts = train(run, net, known, steps=6)  # 8 of 12 rows a step
-    assert method.calls == [("first", 16), ("main", 8)]
-    assert counts.teacher_queries == 2 * 2
-    assert net.training
+    with pytest.raises(ValueError, match="trains 'tail'"):
+        task.enter(main._replace(trains=("tail",)))
 
 
 class Going(Method):
@@ -260,13 +112,10 @@ class Going(Method):
 def test_a_phase_that_does_not_restart_goes_on() -> None:
     """Rate and momentum: two phases are one, bit for bit."""
     one, two = network(0), network(0)
-    train(made(Going), one, steps=6)
-    train(Joint({"ce": methods.get("ce")(methods.get("ce").Settings())}), two, steps=6)
+    Ran(Going, one, steps=6)
+    Ran(Method, two, steps=6)
     for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    (first, second) = spans(made(Going).stretches(), 6)
-    assert (first.schedule_start, first.schedule_end) == (0, 6)
-    assert (second.start, second.schedule_start) == (3, 0)
 
 
 class Diverging(Method):
@@ -275,45 +124,54 @@ class Diverging(Method):
     passes = (student("logits"),)
 
     def terms(self, step: Step) -> Terms:
-        bad = math.nan if step.progress.step >= 2 else 1.0
-        return {"bad": Term(step.student.logits.mean() * bad)}
+        factor = math.nan if step.progress.step >= 2 else 1.0
+        return {"bad": Term(step.student.logits.square().mean() * factor)}
 
 
 def test_non_finite_loss_names_step_and_term() -> None:
     with pytest.raises(TrainingError, match="step 2: the term 'bad' is nan"):
-        train(made(Diverging), network(0))
+        Ran(Diverging, network(0))
+
+
+class Silent(Method):
+    """Says nothing at all."""
+
+    phases = (Phase(objective=frozenset()),)
+
+
+def test_a_step_without_a_loss_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="no loss"):
+        Ran(Silent, network(0))
 
 
 def test_total_is_divided_by_the_unit_weights() -> None:
-    terms = {
-        "ce": Term(torch.tensor(2.0)),
-        "kd": Term(torch.tensor(3.0), 3.0),
-        "at": Term(torch.tensor(0.01), 100.0),
-    }
+    found = {"ce": (2.0, 1.0), "kd": (3.0, 3.0), "at": (0.01, 100.0)}
+    terms = {name: Term(torch.tensor(value), weight) for name, (value, weight) in found.items()}
     unit = frozenset({"ce", "kd", "generated"})
     assert total_loss(terms, unit).item() == pytest.approx((2 + 9 + 1) / 4)
     assert total_loss({"at": terms["at"]}, unit).item() == pytest.approx(1.0)
 
 
 def test_phase_steps_use_up_the_budget() -> None:
-    (whole,) = made(Jacobian).stretches()
-    phases = [whole._replace(share=share) for share in (0.3, 0.3, 0.4)]
+    (one,) = joint(Silent, shapes(network(0))).stretches()
+    phases = [one._replace(share=share) for share in (0.3, 0.3, 0.4)]
     for total in range(1, 40):
         assert sum(phase_steps(phases, total)) == total
 
 
 def test_shards_are_the_joint_batch() -> None:
-    joint = Batch(
-        torch.arange(10.0).view(10, 1, 1, 1), torch.arange(6), torch.arange(6) + 20,
-        {"generated": slice(6, 10)},
+    parts = {"unlabelled": slice(6, 10), "generated": slice(10, 14)}
+    whole = Batch(
+        torch.arange(14.0).view(14, 1, 1, 1), torch.arange(6), torch.arange(6) + 20, parts,
         parents=torch.arange(8).view(4, 2), shares=torch.rand(4, 2),
     )  # fmt: skip
-    parts = [shard(joint, rank, 2) for rank in range(2)]
-    assert sorted(x for part in parts for x in part.inputs.flatten().tolist()) == list(range(10))
-    for part in parts:
+    halves = [shard(whole, rank, 2) for rank in range(2)]
+    assert sorted(x for part in halves for x in part.inputs.flatten().tolist()) == list(range(14))
+    for part in halves:
         assert part.indices.tolist() == (part.targets + 20).tolist()
         assert part.inputs[: part.n_real].flatten().tolist() == part.targets.tolist()
-        assert part.n_generated == 2
+        assert (part.count("unlabelled"), part.n_generated) == (2, 2)
+        assert part.inputs[part.part("generated")].min() >= 10
         assert part.parents is not None
         assert len(part.parents) == 2
 
@@ -328,28 +186,27 @@ class Searching(Mixup):
     def on_epoch(self, tools: Tools) -> None:
         gap = 0.0
         for batch in tools.batches():
-            made = self(batch, tools.rng).inputs
-            ours, theirs = (tools.ask(net, made, LOGITS) for net in ("student", "teacher"))
+            made = self(batch, tools.rng, 8, torch_generator(0, "turn")).inputs
+            ours, theirs = (tools.ask(name, made, LOGITS) for name in ("student", "teacher"))
             gap += float((ours.logits - theirs.logits).abs().mean())
         self.distances.append(gap)
 
 
 def test_generator_may_search_between_epochs() -> None:
-    generator = Searching()
-    method = join([("kdplus", methods.get("kdplus").Settings())]).build(shapes(network(0)))
-    watch = Watch(launch(Runtime(device="cpu")), Counts(), lambda r: None, lambda t, o: None)
-    fit(
-        Training(
-            DistillTask({"student": network(0)}, method),
-            Teacher(network(1), torch.device("cpu")),
-            BatchMaker(loader(), generator, method, 8, seed=0),
-            5,
-            OptimConfig(lr=0.05),
-            watch.fabric,
-            0,
-            watch,
-        )
-    )
+    net, generator = network(0), Searching()
+    method = join([("kdplus", methods.get("kdplus").Settings())]).build(shapes(net))
+    found = Ran(method, net, network(1), 5, generator=generator)
     assert len(generator.distances) == 3
     assert all(distance > 0 for distance in generator.distances)
-    assert watch.counts.teacher_queries == 5 * 16 + 5 * 16  # training and searching
+    assert found.counts.teacher_queries == 5 * 16 + 5 * 16  # training and searching
+    assert found.counts.student_rows == 5 * 16
+
+
+def test_a_step_hears_what_was_asked_for() -> None:
+    step = Step({"teachers": (Outputs(torch.ones(2)), Outputs(torch.zeros(2)))}, Batch(
+        torch.zeros(2, 1), torch.zeros(1), torch.zeros(1), {"generated": slice(1, 2)}
+    ), Progress(), slice(0, 1))  # fmt: skip
+    assert [len(one.logits) for one in step.each("teachers")] == [1, 1]
+    assert [len(one.logits) for one in step.on("base").each("teachers")] == [2, 2]
+    with pytest.raises(ValueError, match="too many values"):
+        step["teachers"]

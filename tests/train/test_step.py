@@ -1,44 +1,318 @@
-"""One update: questions shared among learners, and losses of several players."""
+"""One update: what is asked once for all, who minimises what, and what goes on between phases."""
 
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
 import torch
-from toys import loader, network, shapes
+from tiny import SIZE, shapes_of, task_of, tiny
+from torch import Tensor, nn
 
 from fskd.config import OptimConfig, Runtime
-from fskd.methods.base import methods
-from fskd.methods.compose import join
+from fskd.errors import TrainingError
+from fskd.methods.base import Method, Phase, Player, Step, Term, Terms, methods, student, teacher
+from fskd.methods.compose import Joint, join
+from fskd.models.taps import FeatureNet
 from fskd.teachers.base import Teacher
-from fskd.train.alone import AnyFabric
+from fskd.train.alone import Alone
 from fskd.train.devices import launch
+from fskd.train.loop import spans
 from fskd.train.step import Learner, ask
-from fskd.train.task import DistillTask
-from fskd.types import Progress
+from fskd.types import Batch, Outputs, Progress, Shapes
+
+K, N, ROWS = 4, 16, 8
+CPU = torch.device("cpu")
+FABRIC = Alone(CPU)
+OPTIM = OptimConfig(lr=0.05)
 
 
-def learner(name: str, fabric: AnyFabric) -> Learner:
-    net = network(0)
-    run = join([(name, methods.get(name).Settings())]).build(shapes(net))
-    task = DistillTask({"student": net}, run)
-    (stretch,) = run.stretches()
+def small(seed: int) -> FeatureNet:
+    return tiny(4, (6, 2, 1), (8, 2, 1), seed=seed)
+
+
+def large(seed: int = 9) -> FeatureNet:
+    return tiny(6, (8, 2, 2), (12, 2, 1), seed=seed)
+
+
+def rows(step: int) -> Batch:
+    rng = torch.Generator().manual_seed(step)
+    indices = torch.randperm(N, generator=rng)[:ROWS]
+    return Batch(torch.randn(ROWS, *SIZE, generator=rng), indices % K, indices)
+
+
+def made(names: str, shapes: Shapes, **settings: Any) -> Joint:
+    parts = [(name, methods.get(name).Settings(**settings)) for name in names.split("+")]
+    return join(parts).build(shapes)
+
+
+def learner(names: str, seed: int, **settings: Any) -> Learner:
+    """A learner in its main phase."""
+    net = small(seed)
+    method = made(names, shapes_of(net, large(), N), **settings)
+    task = task_of(method, [net])
+    (stretch,) = method.stretches()
     task.enter(stretch)
-    return Learner(task, stretch, OptimConfig(lr=0.05), fabric)
+    return Learner(task, stretch, OPTIM, FABRIC)
 
 
-def test_three_learners_share_one_teacher_pass() -> None:
-    """Bit for bit what each learns alone, for a third of the queries."""
-    names = ("kd", "at", "rkd")
-    device, fabric = torch.device("cpu"), launch(Runtime(device="cpu"))
-    together, alone = ([learner(name, fabric) for name in names] for _ in range(2))
-    known, own = Teacher(network(1), device), Teacher(network(1), device)
-    rows = loader()
-    for step in range(4):
-        progress = Progress(step=step)
-        answers = ask(known, rows.batch(step), [one.stretch for one in together], fabric)
-        for one, answer in zip(together, answers, strict=True):
-            one.update(rows.batch(step), answer, progress, 1.0)
-        for one in alone:
-            (answer,) = ask(own, rows.batch(step), [one.stretch], fabric)
-            one.update(rows.batch(step), answer, progress, 1.0)
-    assert own.queries == 3 * known.queries == 3 * 4 * 8
-    for one, other in zip(together, alone, strict=True):
-        for ours, theirs in zip(one.task.parameters(), other.task.parameters(), strict=True):
-            assert torch.equal(ours, theirs)
+def state(one: Learner) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in one.task.state_dict().items()}
+
+
+def train(learners: Sequence[Learner], source: Teacher, steps: int = 5) -> list[dict[str, Term]]:
+    """Updates on one teacher pass a step; every learner's last terms."""
+    last: list[dict[str, Term]] = []
+    for step in range(steps):
+        batch = rows(step)
+        known = ask(source, batch, [one.stretch for one in learners], FABRIC)
+        progress = Progress("main", step / steps, step)
+        last = [
+            one.update(batch, own, progress, 0.7) for one, own in zip(learners, known, strict=True)
+        ]
+    return last
+
+
+ARMS = ("kd", "at", "rkd")
+
+
+def test_learners_on_one_teacher_pass_equal_their_separate_runs() -> None:
+    """Bit for bit, terms and weights, with a third of the teacher's queries."""
+    shared, together = Teacher(large(), CPU), [learner(name, i) for i, name in enumerate(ARMS)]
+    terms, apart = train(together, shared), 0
+    assert shared.queries == 5 * ROWS
+    for number, name in enumerate(ARMS):
+        own, alone = Teacher(large(), CPU), learner(name, number)
+        start = state(alone)
+        (expected,) = train([alone], own)
+        apart += own.queries
+        found = state(together[number])
+        for key, value in state(alone).items():
+            assert torch.equal(found[key], value), (name, key)
+        assert not all(torch.equal(found[key], value) for key, value in start.items())
+        assert terms[number].keys() == expected.keys()
+        for term, one in expected.items():
+            assert torch.equal(terms[number][term].value, one.value), (name, term)
+    assert apart == 3 * shared.queries
+
+
+def test_each_learner_sees_only_what_it_asked_for() -> None:
+    stretches = [learner(name, 0).stretch for name in (*ARMS, "ce")]
+    known = ask(Teacher(large(), CPU), rows(0), stretches, FABRIC)
+    seen = []
+    for given in known:
+        taps = [one._asdict().items() for one in given if isinstance(one, Outputs)]
+        full = {name for one in taps for name, tap in one if isinstance(tap, Tensor) or tap}
+        seen.append(full)
+    assert seen == [{"logits"}, {"stages"}, {"embedding"}, set()]
+
+
+class Batchwise(Method):
+    """The teacher by batch statistics."""
+
+    passes = student("pre"), teacher("pre", mode="batch")
+
+    def terms(self, step: Step) -> Terms:
+        return {"pre": Term((step.student.pre[0].mean() - step.teacher.pre[0].mean()).square())}
+
+
+def test_another_mode_is_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    methods.names()
+    monkeypatch.setitem(methods._parts, "batchwise", Batchwise)
+    source, arms = Teacher(large(), CPU), [learner("kd", 0), learner("batchwise", 1)]
+    before = {name: value.clone() for name, value in source.net.state_dict().items()}
+    kd, own = ask(source, rows(0), [one.stretch for one in arms], FABRIC)
+    assert source.queries == 2 * ROWS
+    (alone,) = ask(source, rows(0), [arms[0].stretch], FABRIC)
+    assert torch.equal(kd[0].logits, alone[0].logits)
+    eval_pre = source.ask(rows(0).inputs, frozenset({"pre"})).pre[0]
+    assert not torch.allclose(own[0].pre[0], eval_pre)
+    train(arms, source, 2)
+    for name, value in source.net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_nobody_to_ask_is_an_error() -> None:
+    assert ask(None, rows(0), [learner("ce", 0).stretch], FABRIC) == [()]
+    with pytest.raises(TrainingError, match="there is none"):
+        ask(None, rows(0), [learner("kd", 0).stretch], FABRIC)
+
+
+class Adversarial(Method):
+    """A judge with Adam of its own tells embeddings apart; the student fools it."""
+
+    passes = student("logits", "embedding"), teacher("embedding")
+
+    def build(self, shapes: Shapes) -> None:
+        ours, theirs = shapes.student.embedding[0], shapes.known.embedding[0]
+        self.adapter, self.judge = nn.Linear(theirs, ours), nn.Linear(ours, 1)
+
+    @property
+    def players(self) -> Mapping[str, Player]:
+        return {"judge": Player(("method.judge",), {"name": "adam", "lr": 0.01}, odd)}
+
+    def terms(self, step: Step) -> Terms:
+        ours, theirs = step.student.embedding, self.adapter(step.teacher.embedding)
+        tell = nn.functional.softplus
+        return {
+            "fool": Term(tell(-self.judge(ours)).mean(), 0.5),
+            "fit": Term((ours - theirs).square().mean()),
+            "tell": Term(
+                tell(-self.judge(theirs)).mean() + tell(self.judge(ours)).mean(), 2.0, "judge"
+            ),
+        }
+
+
+def odd(step: int) -> bool:
+    return step % 2 == 1
+
+
+@pytest.fixture
+def adversarial(monkeypatch: pytest.MonkeyPatch) -> Learner:
+    methods.names()
+    monkeypatch.setitem(methods._parts, "adversarial", Adversarial)
+    net = small(0)
+    method = made("adversarial", shapes_of(net, large(), N))
+    task, (stretch,) = task_of(method, [net]), method.stretches()
+    task.enter(stretch)
+    return Learner(task, stretch, OPTIM, FABRIC)
+
+
+def parts(one: Learner, before: dict[str, Tensor]) -> set[str]:
+    """Which parts have moved."""
+    moved = {
+        key for key, value in one.task.named_parameters() if not torch.equal(value, before[key])
+    }
+    names = ("nets.student", "adapter", "judge")
+    return {name for name in names for key in moved if name in key}
+
+
+def test_players_move_in_their_turns(adversarial: Learner) -> None:
+    """Each with its own optimiser; Adam's first steps have the size of its rate."""
+    source = Teacher(large(), CPU)
+    assert [move.name for move in adversarial.moves] == ["main", "judge"]
+    assert [type(one).__name__ for one in adversarial.optimizers] == ["SGD", "Adam"]
+    for step, expected in enumerate(
+        [{"nets.student", "adapter"}, {"nets.student", "adapter", "judge"}]
+    ):
+        before = state(adversarial)
+        (known,) = ask(source, rows(step), [adversarial.stretch], FABRIC)
+        adversarial.update(rows(step), known, Progress("main", 0.0, step), 1.0)
+        assert parts(adversarial, before) == expected
+        if "judge" in expected:
+            judge = next(name for name in before if name.endswith("judge.weight"))
+            move = (adversarial.task.state_dict()[judge] - before[judge]).abs()
+            torch.testing.assert_close(move, torch.full_like(move, 0.01), rtol=1e-3, atol=0)
+
+
+def test_no_gradient_leaks_to_the_other_player(adversarial: Learner) -> None:
+    """Each update is that of the player's own terms, as if the other's did not exist."""
+    (known,) = ask(Teacher(large(), CPU), rows(1), [adversarial.stretch], FABRIC)
+    seen: dict[str, Tensor] = {}
+    for move in adversarial.moves:
+        for number, parameter in enumerate(move.parameters):
+
+            def keep(gradient: Tensor, key: str = f"{move.name} {number}") -> Tensor:
+                assert key not in seen, "a second gradient"
+                seen[key] = gradient.clone()
+                return gradient
+
+            parameter.register_hook(keep)
+    twin = copy.deepcopy(adversarial.task)
+    adversarial.update(rows(1), known, Progress("main", 0.0, 1), 1.0)
+    terms = twin(rows(1), known, Progress("main", 0.0, 1), adversarial.stretch)
+    unit = terms["ce"].weight
+    for move in adversarial.moves:
+        loss = sum(t.weight * t.value for t in terms.values() if t.by == move.name)
+        loss = loss / unit if move.name == "main" else loss
+        names = {id(p): name for name, p in adversarial.task.named_parameters()}
+        own = [twin.get_parameter(names[id(p)]) for p in move.parameters]
+        expected = torch.autograd.grad(loss, own, retain_graph=True)
+        for number, gradient in enumerate(expected):
+            torch.testing.assert_close(seen[f"{move.name} {number}"], gradient)
+    assert all(p.grad is None or not p.grad.any() for p in adversarial.task.parameters())
+
+
+def test_a_player_without_a_turn_gets_nothing(adversarial: Learner) -> None:
+    """Nothing is left over from a step in which it did not move."""
+    (known,) = ask(Teacher(large(), CPU), rows(0), [adversarial.stretch], FABRIC)
+    adversarial.update(rows(0), known, Progress("main", 0.0, 0), 1.0)
+    (judge,) = (move for move in adversarial.moves if move.name == "judge")
+    assert all(p.grad is None for p in judge.parameters)
+    assert not judge.optimizer.state
+
+
+class Early(Method):
+    """Two phases of the same student, as in ESKD: soft targets, then labels alone."""
+
+    goes_on = True
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        soft = Phase("soft", 1.0, objective=frozenset({"ce", "kd"}))
+        return soft, Phase(objective=frozenset({"ce"}), restart=not self.goes_on, share=3.0)
+
+
+class Anew(Early):
+    goes_on = False
+
+
+@pytest.mark.parametrize("cls", [Early, Anew])
+def test_a_phase_may_go_on(cls: type[Early], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Momentum and schedule go on with ``restart=False`` and begin anew without."""
+    methods.names()
+    monkeypatch.setitem(methods._parts, "early", cls)
+    net = small(0)
+    method = made("early", shapes_of(net, large(), N), kd_weight=1.0)
+    task, stretches = task_of(method, [net]), method.stretches()
+    assert [stretch.asks for stretch in stretches] == [True, False]
+    found = spans(stretches, 8)
+    assert [(span.start, span.end) for span in found] == [(0, 2), (2, 8)]
+    schedules = [(span.schedule_start, span.schedule_end) for span in found]
+    assert schedules == ([(0, 8), (0, 8)] if cls.goes_on else [(0, 2), (2, 8)])
+    task.enter(stretches[0])
+    first = Learner(task, stretches[0], OPTIM, FABRIC)
+    train([first], Teacher(large(), CPU), 2)
+    weight = net.net.get_parameter("fc.weight")
+    momentum = first.optimizers[0].state[weight]["momentum_buffer"].clone()
+    task.enter(stretches[1])
+    second = Learner(task, stretches[1], OPTIM, FABRIC, first if cls.goes_on else None)
+    assert (second.optimizers[0] is first.optimizers[0]) is cls.goes_on
+    kept = second.optimizers[0].state[weight].get("momentum_buffer")
+    assert (kept is not None and torch.equal(kept, momentum)) is cls.goes_on
+
+
+def test_spans_of_several_phases() -> None:
+    """A phase that goes on shares the schedule of the phase before, back to the last restart."""
+    (stretch,) = made("ce", shapes_of(small(0), None, N)).stretches()
+    kinds = [(1.0, True), (1.0, False), (1.0, True), (1.0, False), (1.0, False)]
+    phases = [stretch._replace(share=share, restart=restart) for share, restart in kinds]
+    found = spans(phases, 10)
+    assert [(one.start, one.end) for one in found] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
+    assert [(one.schedule_start, one.schedule_end) for one in found] == [
+        (0, 4), (0, 4), (4, 10), (4, 10), (4, 10)
+    ]  # fmt: skip
+
+
+def test_gradients_are_clipped_for_each_player(adversarial: Learner) -> None:
+    adversarial.optim = OptimConfig(lr=0.05, grad_clip=1e-6)
+    before = state(adversarial)
+    (known,) = ask(Teacher(large(), CPU), rows(0), [adversarial.stretch], FABRIC)
+    adversarial.update(rows(0), known, Progress("main", 0.0, 0), 1.0)
+    weight = "nets.student.net.fc.weight"
+    moved = (adversarial.task.state_dict()[weight] - before[weight]).abs().max()
+    assert moved < 1e-4
+
+
+def test_precision_of_a_step() -> None:
+    """With bf16 the weights stay in float32 and the terms come out in it."""
+    fabric = launch(Runtime(device="cpu", precision="bf16-mixed"))
+    net = small(0)
+    method = made("kdplus+at", shapes_of(net, large(), N))
+    task, (stretch,) = task_of(method, [net]), method.stretches()
+    task.enter(stretch)
+    one = Learner(task, stretch, OPTIM, fabric)
+    (known,) = ask(Teacher(large(), CPU), rows(0), [stretch], fabric)
+    terms = one.update(rows(0), known, Progress(), 1.0)
+    assert {term.value.dtype for term in terms.values()} == {torch.float32}
+    assert {p.dtype for p in task.parameters()} == {torch.float32}
