@@ -31,8 +31,8 @@ class Arm(NamedTuple):
     name: str = ""
 
     @property
-    def task(self) -> tuple[str, str, str]:
-        """Arms of the same task can be compared."""
+    def setup(self) -> tuple[str, str, str]:
+        """Arms of the same setup can be compared."""
         return self.data, self.n, self.student
 
 

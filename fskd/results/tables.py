@@ -17,7 +17,7 @@ from fskd.results.summary import Arm, accuracies, arms, matched_gain, unequal_bu
 MOST_PAIRS = 15  # six arms, each with each; nobody reads more lines
 
 
-def show(
+def show_results(
     results: Sequence[Result], console: Console, names: Mapping[str, str] | None = None
 ) -> None:
     """One run as a list of facts; several as a table by arm with paired differences.
@@ -145,8 +145,8 @@ def _show_many(results: Sequence[Result], console: Console, names: Mapping[str, 
 
 
 def _pairs(groups: Sequence[Arm], console: Console) -> list[tuple[Arm, Arm]]:
-    """Arms of the same task, baseline first; of many only those with one baseline."""
-    pairs = [(a, b) for a, b in combinations(groups, 2) if a.task == b.task]
+    """Arms of the same setup, baseline first; of many only those with one baseline."""
+    pairs = [(a, b) for a, b in combinations(groups, 2) if a.setup == b.setup]
     if len(pairs) <= MOST_PAIRS:
         return pairs
     names = [arm.name or arm.method for arm in groups]
@@ -156,7 +156,7 @@ def _pairs(groups: Sequence[Arm], console: Console) -> list[tuple[Arm, Arm]]:
         (baseline, ours)
         for baseline, name in zip(groups, names, strict=True)
         for ours in groups
-        if name == chosen and ours is not baseline and ours.task == baseline.task
+        if name == chosen and ours is not baseline and ours.setup == baseline.setup
     ]
 
 

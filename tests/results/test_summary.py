@@ -14,7 +14,7 @@ from rich.console import Console
 from fskd.results.stats import spread
 from fskd.results.store import Result
 from fskd.results.summary import matched_gain, unequal_budgets
-from fskd.results.tables import percent, show
+from fskd.results.tables import percent, show_results
 
 
 def make_result(
@@ -115,7 +115,7 @@ def printed() -> Callable[..., str]:
 
     def call(*results: Result, width: int = 200) -> str:
         stream = io.StringIO()
-        show(results, Console(file=stream, width=width))
+        show_results(results, Console(file=stream, width=width))
         return " ".join(stream.getvalue().split())
 
     return call
