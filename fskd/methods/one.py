@@ -10,19 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.losses.targets import at_least_float32, cross_entropy
-from fskd.methods.base import (
-    LOGITS,
-    BareSettings,
-    Method,
-    Needs,
-    Pass,
-    Role,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-)
+from fskd.methods.base import BareSettings, Method, Step, methods
+from fskd.methods.words import LOGITS, Needs, Pass, Role, Term, Terms, student
 from fskd.types import Shapes
 
 

@@ -12,9 +12,9 @@ from toys import loader, network
 from toys import shapes as toy_shapes
 
 from fskd.config import OptimConfig, Runtime
-from fskd.methods.base import Role
 from fskd.methods.compose import Joint
 from fskd.methods.kdgan import KDGAN, deceit_loss, drawn_labels, judge_loss
+from fskd.methods.words import Role
 from fskd.models.taps import FeatureNet
 from fskd.teachers.base import Teacher
 from fskd.train.batches import BatchMaker
