@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fskd.command import examples, run_command
+from fskd.results.names import BASELINES
 
 if TYPE_CHECKING:
     from fskd.protocol import Run
@@ -41,7 +42,9 @@ def report(
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="Arm that others are compared with.", show_default="kd, else ce"),
+        typer.Option(
+            help="Arm that others are compared with.", show_default=", else ".join(BASELINES)
+        ),
     ] = None,
     measure: Annotated[
         str, typer.Option(help="Column of results: top1, top5, nll, ece, agreement, ...")

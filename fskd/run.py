@@ -36,6 +36,7 @@ PARTS = {
     "samplers": "fskd.data.samplers",
     "datasets": "fskd.data.datasets",
     "models": "fskd.models",
+    "procedures": "fskd.procedures",
 }
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -97,7 +98,7 @@ def _execute(
     configs = [item.config for item in runs]
 
     from fskd.results.names import save_names
-    from fskd.results.tables import show
+    from fskd.results.tables import show_results
     from fskd.runs.finished import recall
     from fskd.runs.screen import make_screen
     from fskd.runs.session import Session
@@ -116,7 +117,7 @@ def _execute(
         if session.main and protocol.arms:
             save_names(session.out, protocol.name, labels)
     if session.main:
-        show(results, make_console(), labels if protocol.arms else {})
+        show_results(results, make_console(), labels if protocol.arms else {})
 
 
 def _points(

@@ -137,24 +137,24 @@ def command(
     from fskd.engines.tasks import open_ledger
 
     store = None if mirror is None else Mirror(mirror)
-    plan = _plan(file, settings, override or [], count, only or [])
-    ledger = open_ledger(plan.tasks, plan.out, retry_failed, starts, store)
+    sweep = _read(file, settings, override or [], count, only or [])
+    ledger = open_ledger(sweep.tasks, sweep.out, retry_failed, starts, store)
     if dry_run:
-        _show(plan, ledger)
+        _show(sweep, ledger)
         return
-    _keep_names(plan)
+    _keep_names(sweep)
     hands = Hands(engine, address, most, gpus_per_run, mirror)
-    through = not ledger.waiting or _carry_out(plan, ledger, hands, limit)
+    through = not ledger.waiting or _carry_out(sweep, ledger, hands, limit)
     if store is not None:
         for task in ledger.tasks.values():  # what was made elsewhere, or before there was a mirror
-            store.fetch(plan.out / task.folder)
-            store.keep(plan.out / task.folder)
-    _conclude(plan, ledger)
-    _report(plan, ledger, wanted=through and not no_report)
+            store.fetch(sweep.out / task.folder)
+            store.keep(sweep.out / task.folder)
+    _conclude(sweep, ledger)
+    _report(sweep, ledger, wanted=through and not no_report)
     _exit(ledger, through)
 
 
-class Plan(NamedTuple):
+class Sweep(NamedTuple):
     """What a sweep is about.
 
     Attributes:
@@ -179,13 +179,13 @@ class Plan(NamedTuple):
         return Path(self.runtime.out).expanduser()
 
 
-def _plan(
+def _read(
     file: Path,
     options: Mapping[str, Any],
     overrides: Sequence[str],
     seeds: range | None,
     only: Sequence[str],
-) -> Plan:
+) -> Sweep:
     from fskd.config import Runtime
     from fskd.engines.tasks import known_tasks, make_tasks, select
     from fskd.protocol import read_protocol
@@ -202,39 +202,39 @@ def _plan(
     check_all([run.config for run in chosen], Path(runtime.out).expanduser())
     tasks = make_tasks(chosen)
     arms = {key: task.arm for key, task in (known_tasks(runs) if only else tasks).items()}
-    return Plan(protocol.name, bool(protocol.arms), runtime, chosen, tasks, arms)
+    return Sweep(protocol.name, bool(protocol.arms), runtime, chosen, tasks, arms)
 
 
-def _show(plan: Plan, ledger: "Ledger") -> None:
+def _show(sweep: Sweep, ledger: "Ledger") -> None:
     for task in ledger.waiting.values():
         print(f"{task.arm}: {task.folder}")
     for key, error in ledger.failed.items():
         print(f"failed before: {ledger.tasks[key].folder}: {error}")
-    done = len(plan.tasks.keys() & ledger.results.keys())
-    teachers = len(ledger.waiting.keys() - plan.tasks.keys())
+    done = len(sweep.tasks.keys() & ledger.results.keys())
+    teachers = len(ledger.waiting.keys() - sweep.tasks.keys())
     left = len(ledger.waiting) - teachers
     also = f", and {teachers} teacher{'s' * (teachers > 1)} to be trained first" if teachers else ""
-    print(f"{done} of {len(plan.tasks)} runs finished, {left} left{also}")
+    print(f"{done} of {len(sweep.tasks)} runs finished, {left} left{also}")
 
 
-def _keep_names(plan: Plan) -> None:
+def _keep_names(sweep: Sweep) -> None:
     """Leaves beside the results what the runs are called, so that reports name what is missing."""
     from fskd.results.names import save_names
     from fskd.results.store import check_writable
 
-    check_writable(plan.out)
-    if plan.named:
-        save_names(plan.out, plan.name, plan.arms)
+    check_writable(sweep.out)
+    if sweep.named:
+        save_names(sweep.out, sweep.name, sweep.arms)
 
 
-def _carry_out(plan: Plan, ledger: "Ledger", hands: Hands, max_failures: int | None) -> bool:
+def _carry_out(sweep: Sweep, ledger: "Ledger", hands: Hands, max_failures: int | None) -> bool:
     from fskd.engines.board import make_board
-    from fskd.engines.loop import carry_through
+    from fskd.engines.drive import carry_through
 
-    engine = _engine(plan.runtime, hands)
+    engine = _engine(sweep.runtime, hands)
     try:
-        with make_board(plan.runtime.quiet) as board:
-            board.say(f"{len(ledger.waiting)} runs, {engine.slots} at once, in {plan.out}")
+        with make_board(sweep.runtime.quiet) as board:
+            board.say(f"{len(ledger.waiting)} runs, {engine.slots} at once, in {sweep.out}")
             return carry_through(ledger, engine, board.look, board.say, max_failures)
     finally:
         engine.close()
@@ -249,27 +249,27 @@ def _engine(runtime: "Runtime", hands: Hands) -> Engine:
     return RayEngine(runtime, hands.address, hands.gpus_per_run, hands.workers, hands.mirror)
 
 
-def _conclude(plan: Plan, ledger: "Ledger") -> None:
+def _conclude(sweep: Sweep, ledger: "Ledger") -> None:
     """The table of what is finished."""
-    from fskd.results.tables import show
+    from fskd.results.tables import show_results
 
-    results = [ledger.results[key] for key in plan.tasks if key in ledger.results]
+    results = [ledger.results[key] for key in sweep.tasks if key in ledger.results]
     if results:
-        arms = {key: task.arm for key, task in plan.tasks.items()} if plan.named else {}
-        show(results, make_console(), arms)
+        arms = {key: task.arm for key, task in sweep.tasks.items()} if sweep.named else {}
+        show_results(results, make_console(), arms)
     made = f"{ledger.made} made now, teachers included"
-    print(f"{len(results)} of {len(plan.tasks)} runs finished; {made}")
+    print(f"{len(results)} of {len(sweep.tasks)} runs finished; {made}")
 
 
-def _report(plan: Plan, ledger: "Ledger", wanted: bool) -> None:
+def _report(sweep: Sweep, ledger: "Ledger", wanted: bool) -> None:
     """Figures, tables and the page, unless they are there and nothing has come."""
     from fskd.report import write
 
-    place = plan.out / "report" / plan.name
-    if not wanted or not plan.tasks.keys() & ledger.results.keys():
+    place = sweep.out / "report" / sweep.name
+    if not wanted or not sweep.tasks.keys() & ledger.results.keys():
         return
     if ledger.made or not (place / "index.html").exists():
-        write(plan.out, place, plan.runs)
+        write(sweep.out, place, sweep.runs)
     print(f"report: {place / 'index.html'}")
 
 

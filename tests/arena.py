@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from fskd.config import OptimConfig
 from fskd.errors import SettingError
-from fskd.methods.base import Method, Term, methods
+from fskd.methods.base import Method, methods
 from fskd.methods.compose import join
 from fskd.methods.needs import check_needs
 from fskd.methods.plan import Given, Stretch
+from fskd.methods.words import Term
 from fskd.models.modes import in_mode
 from fskd.models.taps import LOGITS, FeatureNet
 from fskd.teachers.base import Teacher

@@ -10,7 +10,8 @@ from arena import (
 )
 from torch import Tensor, nn
 
-from fskd.methods.base import Term, methods
+from fskd.methods.base import methods
+from fskd.methods.words import Term
 from fskd.train.step import total_loss
 
 NAMES = methods.names()

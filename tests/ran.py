@@ -10,9 +10,7 @@ from toys import loader, shapes
 
 from fskd.config import OptimConfig, Runtime
 from fskd.generators.base import Generator
-from fskd.methods.base import (
-    Method,
-)
+from fskd.methods.base import Method
 from fskd.methods.compose import Joint
 from fskd.models.taps import FeatureNet
 from fskd.teachers.base import Teacher

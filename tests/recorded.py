@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fskd.methods.base import Step, Terms
+from fskd.methods.base import Step
+from fskd.methods.words import Terms
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 FOLDER = Path(os.environ.get("FSKD_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden"))

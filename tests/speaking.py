@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
-from fskd.methods.base import Term, methods
+from fskd.methods.base import methods
 from fskd.methods.compose import Joint, join
+from fskd.methods.words import Term
 from fskd.types import Batch, Outputs, Progress, Shapes
 
 

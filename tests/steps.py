@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fskd.methods.base import Method, Step, Term, methods
+from fskd.methods.base import Method, Step, methods
 from fskd.methods.compose import Joint, join
 from fskd.methods.plan import Given, Stretch
+from fskd.methods.words import Term
 from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
 
 Maps = tuple[tuple[int, ...], ...]

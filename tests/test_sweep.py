@@ -14,9 +14,9 @@ from sweeps import end_state, protocol, start
 
 from fskd.config import Runtime
 from fskd.engines.base import Outcome, Task
+from fskd.engines.drive import carry_through
 from fskd.engines.ledger import Ledger
 from fskd.engines.local import local_pool
-from fskd.engines.loop import carry_through
 from fskd.report import main as report
 from fskd.resolve import resolve
 from fskd.results.evidence import gather

@@ -66,7 +66,7 @@ class LiveBoard(Board):
 
     def look(self, ledger: Ledger, slots: int) -> None:
         """Draws the table anew."""
-        self._live.update(Group(Text(progress(ledger, slots), "bold"), table(ledger)))
+        self._live.update(Group(Text(progress(ledger, slots), "bold"), standing(ledger)))
 
 
 def make_board(quiet: bool) -> Board:
@@ -106,7 +106,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def table(ledger: Ledger) -> Table:
+def standing(ledger: Ledger) -> Table:
     """Counts and the best top-1 so far, by arm."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("arm", overflow="fold")

@@ -8,17 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.features import attention_map, pool_to_match
-from fskd.methods.base import (
-    Method,
-    MethodSettings,
-    Needs,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, MethodSettings, Step, methods
+from fskd.methods.words import Needs, Term, Terms, student, teacher
 
 
 def attention_transfer(

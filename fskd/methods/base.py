@@ -20,20 +20,7 @@ from torch import Tensor, nn
 
 from fskd.errors import SettingError
 from fskd.methods.objective import Objective
-from fskd.methods.words import (
-    LOGITS,
-    Mode,
-    Needs,
-    Pass,
-    Phase,
-    Player,
-    Role,
-    Term,
-    Terms,
-    each_teacher,
-    student,
-    teacher,
-)
+from fskd.methods.words import Needs, Pass, Phase, Player, Role, Terms
 from fskd.registry import Registry
 from fskd.types import Batch, Outputs, Progress, Settings, Shapes, Tools
 
@@ -213,26 +200,3 @@ def require(condition: bool, name: str, value: object, accepted: str) -> None:
     """
     if not condition:
         raise SettingError(f"method.{name}", value, accepted)
-
-
-__all__ = [
-    "LOGITS",
-    "BareSettings",
-    "Method",
-    "MethodSettings",
-    "Mode",
-    "Needs",
-    "Pass",
-    "Phase",
-    "Player",
-    "Role",
-    "Rows",
-    "Step",
-    "Term",
-    "Terms",
-    "each_teacher",
-    "methods",
-    "require",
-    "student",
-    "teacher",
-]

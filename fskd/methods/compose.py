@@ -7,18 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
-from fskd.methods.base import (
-    BareSettings,
-    Method,
-    Phase,
-    Player,
-    Role,
-    Step,
-    Term,
-    methods,
-)
+from fskd.methods.base import BareSettings, Method, Step, methods
 from fskd.methods.objective import NAMES, Objective
 from fskd.methods.plan import Given, Plan, Stretch, Voice
+from fskd.methods.words import Phase, Player, Role, Term
 from fskd.seeding import derive
 from fskd.types import Batch, Outputs, Progress, Settings, Shapes
 

@@ -10,18 +10,8 @@ from torch import Tensor, nn
 
 from fskd.losses.features import full_precision
 from fskd.losses.targets import at_least_float32
-from fskd.methods.base import (
-    Method,
-    MethodSettings,
-    Needs,
-    Step,
-    Term,
-    Terms,
-    methods,
-    require,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, MethodSettings, Step, methods, require
+from fskd.methods.words import Needs, Term, Terms, student, teacher
 from fskd.seeding import torch_generator
 from fskd.types import Batch, Shapes
 

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.targets import kl_divergence
-from fskd.methods.base import BareSettings, Method, Pass, Role, Step, Term, Terms, methods
+from fskd.methods.base import BareSettings, Method, Step, methods
+from fskd.methods.words import Pass, Role, Term, Terms
 
 
 def mutual_loss(logits: Sequence[Tensor]) -> Float[Tensor, ""]:

@@ -6,17 +6,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.losses.targets import at_least_float32
-from fskd.methods.base import (
-    Method,
-    MethodSettings,
-    Step,
-    Term,
-    Terms,
-    methods,
-    require,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, MethodSettings, Step, methods, require
+from fskd.methods.words import Term, Terms, student, teacher
 from fskd.types import Shapes
 
 

@@ -8,18 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.features import fsp_matrix
-from fskd.methods.base import (
-    Method,
-    MethodSettings,
-    Needs,
-    Phase,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, MethodSettings, Step, methods
+from fskd.methods.words import Needs, Phase, Term, Terms, student, teacher
 
 
 def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Float[Tensor, ""]:

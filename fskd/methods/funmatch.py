@@ -7,6 +7,8 @@ from pydantic import Field
 
 from fskd.methods.base import Method, MethodSettings, methods
 
+ADAM = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "grad_clip": 1.0}
+
 
 @methods.register("funmatch")
 class FunMatch(Method):
@@ -35,12 +37,5 @@ class FunMatch(Method):
     defaults: ClassVar[Mapping[str, Any]] = {
         "generator": {"share": 1.0, "lam": "beta", "lam_per": "batch"},
         "data": {"augment": {"affine": 1.0}},
-        "optim": {
-            "name": "adamw",
-            "lr": 1e-3,
-            "weight_decay": 0.1,
-            "grad_clip": 1.0,
-            "schedule": "onecycle",
-            "warmup": 0.1,
-        },
+        "optim": {**ADAM, "schedule": "onecycle", "warmup": 0.1},
     }

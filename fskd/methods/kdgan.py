@@ -9,21 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.losses.targets import at_least_float32, kl_divergence
-from fskd.methods.base import (
-    LOGITS,
-    BareSettings,
-    Method,
-    Needs,
-    Pass,
-    Player,
-    Role,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-    teacher,
-)
+from fskd.methods.base import BareSettings, Method, Step, methods
+from fskd.methods.words import LOGITS, Needs, Pass, Player, Role, Term, Terms, student, teacher
 from fskd.types import Shapes
 
 ADAM: Mapping[str, Any] = {"name": "adam", "weight_decay": 0.0}

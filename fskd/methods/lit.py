@@ -10,21 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.targets import at_least_float32
-from fskd.methods.base import (
-    BareSettings,
-    Method,
-    Needs,
-    Pass,
-    Role,
-    Step,
-    Term,
-    Terms,
-    methods,
-    require,
-    student,
-    teacher,
-)
+from fskd.methods.base import BareSettings, Method, Step, methods, require
 from fskd.methods.objective import Objective
+from fskd.methods.words import Needs, Pass, Role, Term, Terms, student, teacher
 from fskd.types import Shapes
 
 STAGES = frozenset({"stages"})

@@ -10,17 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.losses.targets import at_least_float32, soft_cross_entropy
-from fskd.methods.base import (
-    BareSettings,
-    Method,
-    Needs,
-    Step,
-    Term,
-    Terms,
-    each_teacher,
-    methods,
-    student,
-)
+from fskd.methods.base import BareSettings, Method, Step, methods
+from fskd.methods.words import Needs, Term, Terms, each_teacher, student
 from fskd.types import Shapes
 
 

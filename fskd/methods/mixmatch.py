@@ -11,17 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.targets import at_least_float32, soft_cross_entropy
-from fskd.methods.base import (
-    BareSettings,
-    Method,
-    Needs,
-    Phase,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-)
+from fskd.methods.base import BareSettings, Method, Step, methods
+from fskd.methods.words import Needs, Phase, Term, Terms, student
 from fskd.types import Batch
 
 

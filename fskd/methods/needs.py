@@ -1,6 +1,7 @@
 """What a method cannot do without, told in one line before any network is trained."""
 
-from fskd.methods.base import Needs, require
+from fskd.methods.base import require
+from fskd.methods.words import Needs
 from fskd.types import Shapes
 
 

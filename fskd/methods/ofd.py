@@ -11,17 +11,8 @@ from torch import Tensor, nn
 from fskd.losses.features import pool_to_match
 from fskd.losses.margins import measured_margins, norm_margin
 from fskd.losses.targets import at_least_float32
-from fskd.methods.base import (
-    Method,
-    MethodSettings,
-    Needs,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, MethodSettings, Step, methods
+from fskd.methods.words import Needs, Term, Terms, student, teacher
 from fskd.types import Shapes, Tools
 
 SCALE, PRE = 1e-3, frozenset({"pre"})

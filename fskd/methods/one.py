@@ -9,21 +9,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from fskd.losses.features import full_precision
 from fskd.losses.targets import at_least_float32, cross_entropy
-from fskd.methods.base import (
-    LOGITS,
-    BareSettings,
-    Method,
-    Needs,
-    Pass,
-    Role,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-)
+from fskd.methods.base import BareSettings, Method, Step, methods
+from fskd.methods.words import LOGITS, Needs, Pass, Role, Term, Terms, student
 from fskd.types import Shapes
 
 
@@ -70,23 +58,15 @@ def ramp_up(fraction: float, ramp: float) -> float:
     return math.exp(-5 * (1 - min(fraction / ramp, 1)) ** 2)
 
 
-class Gate(nn.Module):
-    """The trunk's map -> how much each branch counts: linear, batch norm, ReLU, softmax.
+def make_gate(channels: int, branches: int) -> nn.Sequential:
+    """The pooled trunk -> how much each branch counts: linear, batch norm, ReLU, softmax.
 
     Args:
-        channels: Of the map.
+        channels: Of the trunk's map.
         branches: How many.
     """
-
-    def __init__(self, channels: int, branches: int) -> None:
-        super().__init__()
-        self.linear, self.bn = nn.Linear(channels, branches), nn.BatchNorm1d(branches)
-
-    def forward(self, maps: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """Shares (rows, branches), rows sum to 1."""
-        with full_precision(maps):
-            pooled = at_least_float32(maps).mean((2, 3))
-            return self.bn(self.linear(pooled)).relu().softmax(1)
+    linear, norm = nn.Linear(channels, branches), nn.BatchNorm1d(branches)
+    return nn.Sequential(linear, norm, nn.ReLU(), nn.Softmax(dim=1))
 
 
 @methods.register("one")
@@ -137,12 +117,13 @@ class ONE(Method):
 
     def build(self, shapes: Shapes) -> None:
         """The gate."""
-        self.gate = Gate(shapes.student.stages[-2][0], self.settings.n_branches)
+        self.gate = make_gate(shapes.student.stages[-2][0], self.settings.n_branches)
 
     def together(self, step: Step) -> tuple[list[Tensor], Tensor]:
         """Logits of each branch, and of the ensemble."""
         logits = [step[name].logits for name in self.labelled]
-        return logits, ensemble(logits, self.gate(step.student.stages[-2]))
+        trunk = at_least_float32(step.student.stages[-2]).mean((2, 3))
+        return logits, ensemble(logits, self.gate(trunk))
 
     def terms(self, step: Step) -> Terms:
         """The ensemble's labels, and its soft targets."""

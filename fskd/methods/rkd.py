@@ -6,17 +6,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.relations import angles, relative_distances
-from fskd.methods.base import (
-    Method,
-    MethodSettings,
-    Needs,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, MethodSettings, Step, methods
+from fskd.methods.words import Needs, Term, Terms, student, teacher
 
 
 def distance_loss(

@@ -10,19 +10,9 @@ from torch import Tensor, nn
 
 from fskd.losses.features import full_precision
 from fskd.losses.targets import at_least_float32
-from fskd.methods.base import (
-    BareSettings,
-    Method,
-    Needs,
-    Phase,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-    teacher,
-)
+from fskd.methods.base import BareSettings, Method, Step, methods
 from fskd.methods.objective import Objective
+from fskd.methods.words import Needs, Phase, Term, Terms, student, teacher
 from fskd.types import Batch, Shapes
 
 ROTATIONS = 3

@@ -7,8 +7,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.targets import at_least_float32
-from fskd.methods.base import BareSettings, Method, Needs, Step, Term, Terms, methods, student
+from fskd.methods.base import BareSettings, Method, Step, methods
 from fskd.methods.objective import Objective
+from fskd.methods.words import Needs, Term, Terms, student
 
 
 def virtual_teacher_kl(

@@ -211,7 +211,7 @@ def label_ends(axes: Axes, labels: Sequence[Label], joined: bool = True) -> None
     texts = [wrapped(label.text) for label in order]
     lines = [LINE * (1 + text.count("\n")) for text in texts]
     for label, text, y in zip(
-        order, texts, spread([heights[label] for label in order], lines, height), strict=True
+        order, texts, apart([heights[label] for label in order], lines, height), strict=True
     ):
         gid = f"arm{label.style.number}~"
         if not joined:
@@ -235,7 +235,7 @@ def label_ends(axes: Axes, labels: Sequence[Label], joined: bool = True) -> None
             made.arrow_patch.set_gid(f"{gid}leader")
 
 
-def spread(wanted: Sequence[float], heights: Sequence[float], top: float) -> list[float]:
+def apart(wanted: Sequence[float], heights: Sequence[float], top: float) -> list[float]:
     """Centres as near to the wanted ones as boxes of these heights allow, within [0, top].
 
     Args:
@@ -244,7 +244,7 @@ def spread(wanted: Sequence[float], heights: Sequence[float], top: float) -> lis
         top: Upper end; boxes that need more room than there is go beyond it.
 
     Example:
-        >>> spread([0.5, 0.5], [0.25, 0.25], 1.0)
+        >>> apart([0.5, 0.5], [0.25, 0.25], 1.0)
         [0.5, 0.75]
     """
     placed: list[float] = []

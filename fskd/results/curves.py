@@ -1,9 +1,9 @@
 """The tables that figures and reports are made of, from the tidy table of results.
 
-Every function takes the table of ``fskd.results.load`` and returns a plain DataFrame. A *task* is
-(dataset, student, teacher); runs without a teacher appear in every task of their student. Arms are
-compared with a baseline: ``kd`` if there is such an arm, else ``ce``. Without a baseline the tables
-of comparisons are empty.
+Every function takes the table of ``fskd.results.load`` and returns a plain DataFrame. A *setup* is
+(dataset, student, teacher); runs without a teacher appear in every setup of their student. Arms are
+compared with a baseline (see ``names.BASELINES``). Without a baseline the tables of
+comparisons are empty.
 """
 
 import json
@@ -17,7 +17,7 @@ from fskd.results import stats
 from fskd.results.aggregate import interquartile_mean, probability_of_improvement
 from fskd.results.matching import (
     CELL,
-    TASK,
+    SETUP,
     against,
     baseline_of,
     cells,
@@ -46,7 +46,7 @@ def curve_table(
     table: pd.DataFrame, baseline: str | None = None, *, measure: str = "top1",
     how: stats.How = "t", level: float = 0.95, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Accuracy against examples: one row for each task, arm and number of examples.
+    """Accuracy against examples: one row for each setup, arm and number of examples.
 
     Returns:
         Columns ``dataset, student, teacher, arm, n_train``; ``mean, std, n, low, high, how`` over
@@ -60,10 +60,10 @@ def curve_table(
     values = dict(cells(per_seed(rows, measure)))
     found = []
     full = dict(cells(rows))
-    varies = {cell: _varying(group) for cell, group in rows.groupby([*TASK, "arm"], sort=False)}
+    varies = {cell: _varying(group) for cell, group in rows.groupby([*SETUP, "arm"], sort=False)}
     for cell, seeds in values.items():
-        *task, _, n_train = cell
-        runs, other = full[cell], (*task, name, n_train)
+        *setup, _, n_train = cell
+        runs, other = full[cell], (*setup, name, n_train)
         summary = stats.summarise(seeds["value"], how, level=level, seed=seed)
         record = dict(zip(CELL, cell, strict=True)) | summary._asdict()
         record |= {budget: runs[budget].astype("float64").median() for budget in BUDGETS}
@@ -99,8 +99,8 @@ def paired_table(
     values = dict(cells(per_seed(rows, measure)))
     found = []
     for cell, seeds in values.items():
-        *task, arm, n_train = cell
-        other = (*task, name, n_train)
+        *setup, arm, n_train = cell
+        other = (*setup, name, n_train)
         if arm == name or other not in values:
             continue
         pairs = match(seeds, values[other])
@@ -201,13 +201,13 @@ def area_table(
 
 
 AREA = (
-    *TASK, "arm", "n_min", "n_max", "sizes", *stats.Summary._fields, "baseline", "difference",
+    *SETUP, "arm", "n_min", "n_max", "sizes", *stats.Summary._fields, "baseline", "difference",
     "error", "p", "pairs",
 )  # fmt: skip
 
 
 def cost_table(table: pd.DataFrame, *, measure: str = "top1") -> pd.DataFrame:
-    """What the runs of every task, arm and size cost, beside what they reached.
+    """What the runs of every setup, arm and size cost, beside what they reached.
 
     ``train_seconds`` leaves out teachers, which are made by the first run that needs them, and
     measuring; times on different devices cannot be compared.
@@ -276,7 +276,7 @@ AGGREGATE = (
 )  # fmt: skip
 
 
-def missing(expected: Iterable[str], table: pd.DataFrame) -> list[str]:
+def missing_keys(expected: Iterable[str], table: pd.DataFrame) -> list[str]:
     """Keys that are expected, such as those of a protocol's runs, and not in the table."""
     known = set(table["key"])
     return [key for key in dict.fromkeys(expected) if key not in known]

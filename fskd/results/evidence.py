@@ -10,7 +10,7 @@ import pandas as pd
 
 from fskd.errors import FskdError, SettingError, suggest
 from fskd.raw import SIZE
-from fskd.results.curves import missing
+from fskd.results.curves import missing_keys
 from fskd.results.external import read_csv_results
 from fskd.results.loading import load
 from fskd.results.names import SUFFIX, load_names
@@ -104,7 +104,7 @@ def gather(
     begun = {trouble.run for trouble in (*failed, *unfinished)}
     if expected is None:
         known = {name.rpartition("-")[2] for name in begun}
-        absent = [Trouble(k, names[k]) for k in missing(names, table) if k not in known]
+        absent = [Trouble(k, names[k]) for k in missing_keys(names, table) if k not in known]
     else:
         table, absent = _of_protocol(table, expected, begun)
         labels = tuple(f"{run.label}-" for run in expected)

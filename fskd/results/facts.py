@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fskd.results.loading import versions
+from fskd.results.loading import library_versions
 from fskd.results.summary import telling
 
 
@@ -43,7 +43,7 @@ def facts(table: pd.DataFrame) -> Facts:
         common, own,
         [tuple(row) for row in data.itertuples(index=False, name=None)],
         _splits(rows), _teachers(rows),
-        [(library, ", ".join(known)) for library, known in versions(rows).items()],
+        [(library, ", ".join(known)) for library, known in library_versions(rows).items()],
         _machines(rows),
         [(str(source), int(n)) for source, n in counts.items()],
     )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fskd.results.matching import CELL
-from fskd.results.view import MARKS, Task, View, better_is_lower, marks, measure_of, usual
+from fskd.results.view import MARKS, Setup, View, better_is_lower, marks, measure_of, usual
 
 TIE_RULE = "Bold: best mean of the column; means that print alike are equal, and all are bold."
 
@@ -42,22 +42,22 @@ class Grid(NamedTuple):
 
 
 def grids(view: View) -> Iterator[tuple[str, Grid]]:
-    """(section, table) for all tasks."""
+    """(section, table) for all setups."""
     makers = {
         "curve": result_grid, "paired": paired_grid, "equivalence": equivalence_grid,
         "area": area_grid, "cost": cost_grid,
     }  # fmt: skip
     for section, make in makers.items():
-        for task in view.tasks:
-            if not task.of(getattr(view, section)).empty:
-                yield section, make(view, task)
+        for setup in view.setups:
+            if not setup.of(getattr(view, section)).empty:
+                yield section, make(view, setup)
     if len(view.aggregate) and view.aggregate["tasks"].max() > 1:
         yield "aggregate", aggregate_grid(view)
 
 
-def result_grid(view: View, task: Task) -> Grid:
+def result_grid(view: View, setup: Setup) -> Grid:
     """Mean ± standard deviation over seeds: arms down, numbers of examples across."""
-    rows, about = task.of(view.curve), measure_of(view.measure)
+    rows, about = setup.of(view.curve), measure_of(view.measure)
     sizes = sorted(set(rows["n_train"]))
     n = usual(rows["n"])
     known = {(row["arm"], row["n_train"]): row for _, row in rows.iterrows()}
@@ -81,8 +81,8 @@ def result_grid(view: View, task: Task) -> Grid:
     seeds = f"n = {n} {'seed' if n == 1 else 'seeds'} unless a cell says otherwise"
     notes = [f"Mean ± standard deviation over seeds; {seeds}.", TIE_RULE, *_legend(table)]
     head = ("arm", *(f"{size:,}" for size in sizes))
-    title = f"{about.label.capitalize()} by number of training examples: {task.title}"
-    return Grid(f"results-{task.number}", title, head, table, notes, arms)
+    title = f"{about.label.capitalize()} by number of training examples: {setup.title}"
+    return Grid(f"results-{setup.number}", title, head, table, notes, arms)
 
 
 def _best(view: View, texts: Sequence[str]) -> float:
@@ -95,9 +95,9 @@ def _legend(rows: Sequence[Sequence[Cell]]) -> list[str]:
     return [f"Marks: {text}."] if used else []
 
 
-def paired_grid(view: View, task: Task) -> Grid:
+def paired_grid(view: View, setup: Setup) -> Grid:
     """Differences from the baseline over matched runs."""
-    about, rows = measure_of(view.measure), _ordered(view, task.of(view.paired))
+    about, rows = measure_of(view.measure), _ordered(view, setup.of(view.paired))
     curve = view.curve.set_index(CELL)
     table, refused = [], []
     for _, row in rows.iterrows():
@@ -119,8 +119,8 @@ def paired_grid(view: View, task: Task) -> Grid:
     ]
     unit = f", {about.step}" if about.step else ""
     head = ("arm", "examples", f"difference{unit}", "95 % interval", "n", "p", "least", "Holm")
-    title = f"Paired differences from {name}: {task.title}"
-    return Grid(f"paired-{task.number}", title, head, table, notes, rows["arm"].tolist())
+    title = f"Paired differences from {name}: {setup.title}"
+    return Grid(f"paired-{setup.number}", title, head, table, notes, rows["arm"].tolist())
 
 
 def _difference(row: pd.Series, scale: float, digits: int) -> tuple[str, str]:
@@ -137,14 +137,14 @@ def _p_values(row: pd.Series) -> list[str]:
     return ["-" if pd.isna(p) else f"{p:.3g}" for p in values]
 
 
-def equivalence_grid(view: View, task: Task) -> Grid:
+def equivalence_grid(view: View, setup: Setup) -> Grid:
     """Examples that the baseline needs for what an arm reaches."""
-    rows, table = _ordered(view, task.of(view.equivalence)), []
+    rows, table = _ordered(view, setup.of(view.equivalence)), []
     for _, row in rows.iterrows():
         ratio = "-" if pd.isna(row["ratio"]) else f"{row['ratio']:.2f}"
-        bounds = [examples(row, part) for part in ("low", "high")]
+        bounds = [needed_text(row, part) for part in ("low", "high")]
         interval = "-" if pd.isna(row["low"]) else f"[{bounds[0]}, {bounds[1]}]"
-        texts = (row["arm"], f"{row['n_train']:,}", examples(row, "needed"), interval, ratio)
+        texts = (row["arm"], f"{row['n_train']:,}", needed_text(row, "needed"), interval, ratio)
         table.append([Cell(text) for text in (*texts, str(row["n"]))])
     name = view.baseline
     notes = [
@@ -154,18 +154,18 @@ def equivalence_grid(view: View, task: Task) -> Grid:
         "95 % percentile bootstrap over n seeds, too narrow for a handful of them.",
     ]
     head = ("arm", "examples", f"{name} needs", "95 % interval", "ratio", "n")
-    title = f"Data-equivalence to {name}: {task.title}"
-    return Grid(f"equivalence-{task.number}", title, head, table, notes, rows["arm"].tolist())
+    title = f"Data-equivalence to {name}: {setup.title}"
+    return Grid(f"equivalence-{setup.number}", title, head, table, notes, rows["arm"].tolist())
 
 
-def examples(row: pd.Series, part: str) -> str:
+def needed_text(row: pd.Series, part: str) -> str:
     """A number of examples with its mark."""
     return f"{row[f'{part}_mark']} {row[part]:,.0f}".strip()
 
 
-def area_grid(view: View, task: Task) -> Grid:
+def area_grid(view: View, setup: Setup) -> Grid:
     """Mean over log n of every arm with two or more sizes."""
-    about, rows, table = measure_of(view.measure), _ordered(view, task.of(view.area)), []
+    about, rows, table = measure_of(view.measure), _ordered(view, setup.of(view.area)), []
     for _, row in rows.iterrows():
         std = "" if row["n"] == 1 else f" ± {row['std'] * about.scale:.{about.digits}f}"
         sizes = f"{row['n_min']:,} to {row['n_max']:,} ({row['sizes']})"
@@ -182,13 +182,13 @@ def area_grid(view: View, task: Task) -> Grid:
         " over different sizes must not be compared.",
     ]
     head = ("arm", "sizes", f"mean {about.label}", "n", f"minus {view.baseline}", "pairs")
-    title = f"Mean over all sizes: {task.title}"
-    return Grid(f"area-{task.number}", title, head, table, notes, rows["arm"].tolist())
+    title = f"Mean over all sizes: {setup.title}"
+    return Grid(f"area-{setup.number}", title, head, table, notes, rows["arm"].tolist())
 
 
-def cost_grid(view: View, task: Task) -> Grid:
+def cost_grid(view: View, setup: Setup) -> Grid:
     """What the runs cost."""
-    rows, table = _ordered(view, task.of(view.cost)), []
+    rows, table = _ordered(view, setup.of(view.cost)), []
     for _, row in rows.iterrows():
         counts = [_count(row[c]) for c in ("steps", "student_rows", "teacher_queries")]
         seconds = "-" if pd.isna(row["train_seconds"]) else f"{row['train_seconds']:,.1f}"
@@ -203,7 +203,7 @@ def cost_grid(view: View, task: Task) -> Grid:
         "arm", "examples", "runs", "updates", "student rows", "teacher queries", "seconds", "on",
     )  # fmt: skip
     return Grid(
-        f"cost-{task.number}", f"Costs: {task.title}", head, table, notes, list(rows["arm"])
+        f"cost-{setup.number}", f"Costs: {setup.title}", head, table, notes, list(rows["arm"])
     )
 
 

@@ -139,7 +139,7 @@ def _tidied(root: Path, table: pa.Table, names: Mapping[str, str] | None) -> pd.
     return frame
 
 
-def versions(table: pd.DataFrame) -> dict[str, list[str]]:
+def library_versions(table: pd.DataFrame) -> dict[str, list[str]]:
     """Library -> versions that the runs were made with."""
     found: dict[str, set[str]] = {}
     for text in table["versions"].unique():

@@ -1,4 +1,4 @@
-"""Which rows of the tidy table are compared with which: tasks, seeds, pairs, and the baseline."""
+"""Which rows of the tidy table are compared with which: setups, seeds, pairs, and the baseline."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -7,24 +7,24 @@ import numpy as np
 import pandas as pd
 
 from fskd.errors import SettingError, suggest
+from fskd.results.names import usual_baseline
 from fskd.results.stats import Floats
 from fskd.results.tidy import COLUMNS, TEXT
 
-TASK = ["dataset", "student", "teacher"]
-CELL = [*TASK, "arm", "n_train"]
-BASELINES = ("kd", "ce")
+SETUP = ["dataset", "student", "teacher"]
+CELL = [*SETUP, "arm", "n_train"]
 _UNKNOWN = -1  # a split seed that another tool did not tell
 
 
 def baseline_of(table: pd.DataFrame, given: str | None = None) -> str:
-    """The arm that others are compared with: the given one, else ``kd``, else ``ce``, else "".
+    """The arm that others are compared with: the given one, else the usual one, else "".
 
     Raises:
         SettingError: If the table has no arm of the given name.
     """
     known = set(table.loc[table["role"] == "student", "arm"])
     if given is None:
-        return next((name for name in BASELINES if name in known), "")
+        return usual_baseline(known) or ""
     if given not in known:
         raise SettingError("baseline", given, suggest(given, known))
     return given
@@ -33,13 +33,13 @@ def baseline_of(table: pd.DataFrame, given: str | None = None) -> str:
 def students(table: pd.DataFrame) -> pd.DataFrame:
     """The students' rows; those without a teacher once for every pair with their student.
 
-    Training without a teacher (``ce``) belongs into the comparison of every student/teacher pair
+    Training without a teacher (``ce``) belongs into the setup of every student/teacher pair
     with the same student and data set.
     """
     rows = table[table["role"] == "student"]
     alone = rows["teacher"] == ""
-    pairs = rows.loc[~alone, TASK].drop_duplicates()
-    joined = rows[alone].drop(columns="teacher").merge(pairs, on=TASK[:2], how="left")
+    pairs = rows.loc[~alone, SETUP].drop_duplicates()
+    joined = rows[alone].drop(columns="teacher").merge(pairs, on=SETUP[:2], how="left")
     joined["teacher"] = joined["teacher"].fillna("").astype(TEXT)
     return pd.concat([rows[~alone], joined[rows.columns]], ignore_index=True)
 
@@ -125,12 +125,12 @@ def cells(rows: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
 def against(
     rows: pd.DataFrame, baseline: str
 ) -> Iterator[tuple[dict[str, str], pd.DataFrame, pd.DataFrame]]:
-    """Task and arm by name, the arm's rows and the baseline's in the same task (maybe none)."""
-    task: Any
-    for task, alike in rows.groupby(TASK, sort=True):
+    """Setup and arm by name, the arm's rows and the baseline's in the same setup (maybe none)."""
+    setup: Any
+    for setup, alike in rows.groupby(SETUP, sort=True):
         theirs = alike[alike["arm"] == baseline]
         for arm, ours in alike.groupby("arm", sort=True):
-            yield dict(zip(TASK, task, strict=True)) | {"arm": str(arm)}, ours, theirs
+            yield dict(zip(SETUP, setup, strict=True)) | {"arm": str(arm)}, ours, theirs
 
 
 class Whole(NamedTuple):

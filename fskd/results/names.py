@@ -4,15 +4,20 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
-
-from filelock import FileLock
 
 from fskd.errors import FskdError
 from fskd.results.store import write_text
 
 SUFFIX = ".arms.json"
+BASELINES = ("kd", "ce")
+"""Names by which an arm is taken as the one that others are compared with; the first wins."""
+
+
+def usual_baseline(arms: Container[str]) -> str | None:
+    """The arm that others are compared with unless one is named; None if there is none."""
+    return next((name for name in BASELINES if name in arms), None)
 
 
 def save_names(out: Path, protocol: str, names: Mapping[str, str]) -> None:
@@ -23,6 +28,8 @@ def save_names(out: Path, protocol: str, names: Mapping[str, str]) -> None:
         protocol: Name of the protocol.
         names: Key -> name of the arm.
     """
+    from filelock import FileLock  # late, because reports only read
+
     with FileLock(out / ".lock"):
         for left in out.glob(f".{protocol}{SUFFIX}.*.tmp"):  # by a killed process
             left.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from fskd.results.canvas import (
 )
 from fskd.results.matching import CELL
 from fskd.results.style import MUTED
-from fskd.results.view import CALIBRATION, FIDELITY, Task, View, marks, measure_of, usual
+from fskd.results.view import CALIBRATION, FIDELITY, Setup, View, marks, measure_of, usual
 
 COSTS = {
     "student_rows": "student rows",
@@ -34,74 +34,74 @@ COSTS = {
 def panels(view: View) -> Iterator[tuple[str, Panel]]:
     """(section, panel) of all figures for which there are data."""
     sections = {
-        "curve": lambda task: [curve_panel(view, task)],
-        "paired": lambda task: [paired_panel(view, task)],
-        "equivalence": lambda task: [equivalence_panel(view, task)],
-        "cost": lambda task: [
-            cost_panel(view, task, cost)
+        "curve": lambda setup: [curve_panel(view, setup)],
+        "paired": lambda setup: [paired_panel(view, setup)],
+        "equivalence": lambda setup: [equivalence_panel(view, setup)],
+        "cost": lambda setup: [
+            cost_panel(view, setup, cost)
             for cost in COSTS
-            if task.of(view.cost)[cost].dropna().nunique() > 1
+            if setup.of(view.cost)[cost].dropna().nunique() > 1
         ],
-        "calibration": lambda task: _measure_panels(view, task, CALIBRATION),
-        "fidelity": lambda task: _measure_panels(view, task, FIDELITY),
+        "calibration": lambda setup: _measure_panels(view, setup, CALIBRATION),
+        "fidelity": lambda setup: _measure_panels(view, setup, FIDELITY),
     }
     for section, draw in sections.items():
-        for task in view.tasks:
-            if section not in ("paired", "equivalence") or _drawable(view, task, section):
+        for setup in view.setups:
+            if section not in ("paired", "equivalence") or _drawable(view, setup, section):
                 with mpl.rc_context(RC):
-                    drawn = draw(task)
+                    drawn = draw(setup)
                 for panel in drawn:
                     yield section, panel
 
 
-def _measure_panels(view: View, task: Task, measures: Sequence[str]) -> list[Panel]:
-    known = [m for m in measures if m in view.others and not task.of(view.others[m]).empty]
-    return [measure_panel(view, task, measure) for measure in known]
+def _measure_panels(view: View, setup: Setup, measures: Sequence[str]) -> list[Panel]:
+    known = [m for m in measures if m in view.others and not setup.of(view.others[m]).empty]
+    return [measure_panel(view, setup, measure) for measure in known]
 
 
-def _drawable(view: View, task: Task, section: str) -> bool:
+def _drawable(view: View, setup: Setup, section: str) -> bool:
     """Whether there is something to see; one size of the baseline tells of no other number."""
-    rows = task.of(getattr(view, section))
+    rows = setup.of(getattr(view, section))
     if section == "paired":
         return bool((rows["n"] > 0).any())
-    own = task.of(view.curve)
+    own = setup.of(view.curve)
     return len(rows) > 0 and own.loc[own["arm"] == view.baseline, "n_train"].nunique() > 1
 
 
-def curve_panel(view: View, task: Task) -> Panel:
+def curve_panel(view: View, setup: Setup) -> Panel:
     """The measure against the number of examples, with the teacher and the baseline on all data."""
-    return measure_panel(view, task, view.measure)
+    return measure_panel(view, setup, view.measure)
 
 
-def measure_panel(view: View, task: Task, measure: str) -> Panel:
+def measure_panel(view: View, setup: Setup, measure: str) -> Panel:
     """Any measure against the number of examples: means, and intervals over seeds as bands."""
     curve = view.curve if measure == view.measure else view.others[measure]
-    rows, about = task.of(curve), measure_of(measure)
+    rows, about = setup.of(curve), measure_of(measure)
     scaled = rows.assign(
         x=rows["n_train"].astype(float), hollow=_hollow(rows),
         **{name: rows[name] * about.scale for name in ("mean", "low", "high")},
     )  # fmt: skip
-    axes = _axes(task, scaled, _named(view, scaled))
+    axes = _axes(setup, scaled, _named(view, scaled))
     size_axis(axes, scaled["x"].tolist())
     _arms(view, axes, scaled)
     axes.set_ylabel(about.label)
     if measure == "top1":
-        _references(view, task, axes, about.scale)
+        _references(view, setup, axes, about.scale)
     axes.margins(y=0.08)
     _label(view, axes, scaled)
-    text = f"{about.label} against training examples on {task.title}"
-    return Panel(f"{measure}-{task.number}", text, axes.figure)  # type: ignore[arg-type]
+    text = f"{about.label} against training examples on {setup.title}"
+    return Panel(f"{measure}-{setup.number}", text, axes.figure)  # type: ignore[arg-type]
 
 
-def paired_panel(view: View, task: Task) -> Panel:
+def paired_panel(view: View, setup: Setup) -> Panel:
     """Differences from the baseline over matched runs, with intervals."""
-    about, rows = measure_of(view.measure), task.of(view.paired)
+    about, rows = measure_of(view.measure), setup.of(view.paired)
     rows = rows[rows["n"] > 0].sort_values(["arm", "n_train"])
     scaled = rows.assign(
         x=rows["n_train"].astype(float), hollow=_hollow_pairs(view, rows),
         **{name: rows[name] * about.scale for name in ("mean", "low", "high")},
     )  # fmt: skip
-    axes = _axes(task, scaled, _named(view, scaled), "matched runs")
+    axes = _axes(setup, scaled, _named(view, scaled), "matched runs")
     size_axis(axes, scaled["x"].tolist())
     axes.axhline(0, color=view.styles[view.baseline].colour, linewidth=1.2, zorder=2).set_gid(
         "ref~0"
@@ -112,18 +112,18 @@ def paired_panel(view: View, task: Task) -> Panel:
     axes.margins(y=0.08)
     zero = Label(view.baseline, axes.get_xlim()[1], 0.0, view.styles[view.baseline])
     _label(view, axes, scaled, zero)
-    text = f"difference from {view.baseline} against training examples on {task.title}"
-    return Panel(f"paired-{task.number}", text, axes.figure)  # type: ignore[arg-type]
+    text = f"difference from {view.baseline} against training examples on {setup.title}"
+    return Panel(f"paired-{setup.number}", text, axes.figure)  # type: ignore[arg-type]
 
 
-def equivalence_panel(view: View, task: Task) -> Panel:
+def equivalence_panel(view: View, setup: Setup) -> Panel:
     """Examples that the baseline needs for what an arm reaches; arrows where it never does."""
-    rows = task.of(view.equivalence).sort_values(["arm", "n_train"])
+    rows = setup.of(view.equivalence).sort_values(["arm", "n_train"])
     scaled = rows.assign(
         x=rows["n_train"].astype(float), mean=rows["needed"], hollow=rows["needed_mark"] != ""
     )
-    axes = _axes(task, scaled, _named(view, scaled), "seeds")
-    sizes = task.of(view.curve)["n_train"].astype(float)
+    axes = _axes(setup, scaled, _named(view, scaled), "seeds")
+    sizes = setup.of(view.curve)["n_train"].astype(float)
     size_axis(axes, sizes.tolist())
     axes.set_yscale("log")
     axes.set_ylim(sizes.min() / 1.25, sizes.max() * 1.25)
@@ -144,20 +144,22 @@ def equivalence_panel(view: View, task: Task) -> Panel:
                 ).set_gid(f"arm{style.number}~{arrow}{at:.0f}")  # fmt: skip
     axes.set_ylabel(f"examples {view.baseline} needs"[:46], parse_math=False)
     _label(view, axes, scaled)
-    text = f"examples that {view.baseline} needs for what each arm reaches on {task.title}"
-    return Panel(f"equivalence-{task.number}", text, axes.figure)  # type: ignore[arg-type]
+    text = f"examples that {view.baseline} needs for what each arm reaches on {setup.title}"
+    return Panel(f"equivalence-{setup.number}", text, axes.figure)  # type: ignore[arg-type]
 
 
-def cost_panel(view: View, task: Task, cost: str) -> Panel:
+def cost_panel(view: View, setup: Setup, cost: str) -> Panel:
     """The measure against what a run cost; the points of an arm are its sizes, joined in order."""
     about = measure_of(view.measure)
-    both = task.of(view.curve).merge(task.of(view.cost)[[*CELL, cost]], on=CELL, suffixes=("_", ""))
+    both = setup.of(view.curve).merge(
+        setup.of(view.cost)[[*CELL, cost]], on=CELL, suffixes=("_", "")
+    )
     both = both[both[cost].notna()]
     scaled = both.assign(
         x=both[cost].astype(float), hollow=_hollow(both), mean=both["mean"] * about.scale,
         low=np.nan, high=np.nan,
     )  # fmt: skip
-    axes = _axes(task, scaled, _named(view, scaled))
+    axes = _axes(setup, scaled, _named(view, scaled))
     _cost_axis(axes, scaled["x"])
     for arm, mine, _ in _shifted(view, scaled):
         draw_arm(axes, mine, view.styles[arm])
@@ -165,15 +167,17 @@ def cost_panel(view: View, task: Task, cost: str) -> Panel:
     axes.set_ylabel(about.label)
     axes.margins(y=0.08)
     _label(view, axes, scaled, joined=False)
-    text = f"{about.label} against {COSTS[cost]} of a run on {task.title}"
-    return Panel(f"cost-{cost.split('_')[-1]}-{task.number}", text, axes.figure)  # type: ignore[arg-type]
+    text = f"{about.label} against {COSTS[cost]} of a run on {setup.title}"
+    return Panel(f"cost-{cost.split('_')[-1]}-{setup.number}", text, axes.figure)  # type: ignore[arg-type]
 
 
-def _axes(task: Task, rows: pd.DataFrame, labels: list[str], what: str = "seeds") -> Axes:
+def _axes(setup: Setup, rows: pd.DataFrame, labels: list[str], what: str = "seeds") -> Axes:
     n = usual(rows["n"])
     some = what.removesuffix("s") if n == 1 else what
     rest = "" if (rows["n"] == n).all() else " except where written"
-    return panel_axes(task.names[0], f"{task.networks}  ·  n = {n} {some} per point{rest}", labels)
+    return panel_axes(
+        setup.names[0], f"{setup.networks}  ·  n = {n} {some} per point{rest}", labels
+    )
 
 
 def _named(view: View, rows: pd.DataFrame) -> list[str]:
@@ -234,12 +238,12 @@ def _label(view: View, axes: Axes, rows: pd.DataFrame, *more: Label, joined: boo
     label_ends(axes, [*ends, *more], joined and rows["n_train"].nunique() > 1)
 
 
-def _references(view: View, task: Task, axes: Axes, scale: float) -> None:
+def _references(view: View, setup: Setup, axes: Axes, scale: float) -> None:
     lines = []
-    if np.isfinite(task.teacher_top1):
-        lines.append((task.teacher_top1 * scale, "teacher", "dashed"))
-    if np.isfinite(task.full):
-        lines.append((task.full * scale, f"{view.baseline} on all data", "dotted"))
+    if np.isfinite(setup.teacher_top1):
+        lines.append((setup.teacher_top1 * scale, "teacher", "dashed"))
+    if np.isfinite(setup.full):
+        lines.append((setup.full * scale, f"{view.baseline} on all data", "dotted"))
     references(axes, lines)
 
 

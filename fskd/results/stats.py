@@ -25,6 +25,14 @@ class Interval(NamedTuple):
     how: str
 
 
+class Spread(NamedTuple):
+    """Mean, sample standard deviation (0 for one value) and number of values."""
+
+    mean: float
+    std: float
+    n: int
+
+
 class Summary(NamedTuple):
     """Mean, sample standard deviation (NaN for one value), number of values and interval."""
 
@@ -44,8 +52,16 @@ class SignFlip(NamedTuple):
     how: str
 
 
+class Gain(NamedTuple):
+    """Mean difference of matched values and its standard error (NaN for one pair)."""
+
+    mean: float
+    error: float
+    n: int
+
+
 class Difference(NamedTuple):
-    """Mean difference of matched values: standard error, interval and sign-flip test."""
+    """A gain with its interval and sign-flip test."""
 
     mean: float
     error: float
@@ -56,6 +72,32 @@ class Difference(NamedTuple):
     p: float
     smallest_p: float
     test: str
+
+
+def spread(values: ArrayLike) -> Spread:
+    """Mean and spread.
+
+    Example:
+        >>> spread([1.0, 3.0])
+        Spread(mean=2.0, std=1.4142135623730951, n=2)
+    """
+    x = _finite(values)
+    return Spread(float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else 0.0, len(x))
+
+
+def half_width(values: ArrayLike, level: float = 0.95) -> float | None:
+    """Half the width of the mean's t-interval; None for one value.
+
+    Example:
+        >>> round(half_width([1.0, 3.0]), 2)
+        12.71
+    """
+    _, std, n = spread(values)
+    if n < 2:
+        return None
+    from scipy.special import stdtrit  # lighter than scipy.stats, and only where it is needed
+
+    return float(stdtrit(n - 1, (1 + level) / 2) * std / np.sqrt(n))
 
 
 def interval(
@@ -83,15 +125,15 @@ def interval(
         ValueError: Without values, or with one that is not finite.
     """
     x = _finite(values)
-    if len(x) == 1:
+    half = half_width(x, level)
+    if half is None:
         return Interval(np.nan, np.nan, "one value")
     if np.ptp(x) == 0:
         return Interval(float(x[0]), float(x[0]), "equal values")
+    if how == "t":
+        return Interval(float(x.mean() - half), float(x.mean() + half), "t")
     from scipy import stats  # takes a second, so not before it is needed
 
-    if how == "t":
-        half = stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
-        return Interval(float(x.mean() - half), float(x.mean() + half), "t")
     method: How
     for method in (how, "percentile"):
         found = stats.bootstrap(
@@ -113,10 +155,19 @@ def summarise(
         >>> f"{s.mean:.3f} +- {s.std:.3f} [{s.low:.3f}, {s.high:.3f}]"
         '0.820 +- 0.020 [0.770, 0.870]'
     """
-    x = _finite(values)
-    low, high, done = interval(x, how, level=level, resamples=resamples, seed=seed)
-    std = float(x.std(ddof=1)) if len(x) > 1 else np.nan
-    return Summary(float(x.mean()), std, len(x), low, high, done)
+    mean, std, n = spread(values)
+    low, high, done = interval(values, how, level=level, resamples=resamples, seed=seed)
+    return Summary(mean, std if n > 1 else np.nan, n, low, high, done)
+
+
+def gain(ours: ArrayLike, baseline: ArrayLike) -> Gain:
+    """``ours`` minus ``baseline`` over matched runs; the order of both is that of the pairs.
+
+    Raises:
+        ValueError: If the lengths differ or there is no pair.
+    """
+    mean, std, n = spread(_differences(ours, baseline))
+    return Gain(mean, float(std / np.sqrt(n)) if n > 1 else np.nan, n)
 
 
 def paired(
@@ -128,20 +179,17 @@ def paired(
     resamples: int = 9999,
     seed: Rng = 0,
 ) -> Difference:
-    """``ours`` minus ``baseline`` over matched runs; the order of both is that of the pairs.
+    """A ``gain`` with its ``interval`` and the ``sign_flip`` test of its differences."""
+    d = _differences(ours, baseline)
+    bounds = interval(d, how, level=level, resamples=resamples, seed=seed)
+    return Difference(*gain(ours, baseline), *bounds, *sign_flip(d, seed=seed))
 
-    The standard error is that of the mean difference, NaN for one pair.
 
-    Raises:
-        ValueError: If the lengths differ or there is no pair.
-    """
+def _differences(ours: ArrayLike, baseline: ArrayLike) -> Floats:
     a, b = _finite(ours), _finite(baseline)
     if len(a) != len(b):
         raise ValueError(f"{len(a)} values cannot be paired with {len(b)}")
-    s = summarise(a - b, how, level=level, resamples=resamples, seed=seed)
-    error = s.std / np.sqrt(s.n)
-    test = sign_flip(a - b, seed=seed)
-    return Difference(s.mean, float(error), s.n, s.low, s.high, s.how, *test)
+    return a - b
 
 
 def sign_flip(differences: ArrayLike, *, patterns: int = 100_000, seed: Rng = 0) -> SignFlip:

@@ -1,10 +1,9 @@
-"""How methods look in figures: the same in every report, and readable without colour.
+"""How arms look in figures: alike wherever the same arms are shown, and readable without colour.
 
 Colours are those of Okabe and Ito (Color Universal Design, 2008), without black, which is the ink,
 and yellow, which vanishes on paper; every colour has a marker of its own.
 """
 
-import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -18,11 +17,6 @@ ON_DARK = {
 """Colour on a light page -> colour on a dark one."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)))
-# In the order of slots; an arm of one of these names looks alike in all reports.
-KNOWN = (
-    "ce", "kd", "kdplus", "at", "rkd", "fitnet", "mixup", "crd", "sskd", "fsp", "dml", "tfkd_reg",
-)  # fmt: skip
-SLOTS = len(COLOURS) * len(DASHES)
 
 
 class Style(NamedTuple):
@@ -35,38 +29,17 @@ class Style(NamedTuple):
 
 
 def styles(arms: Iterable[str]) -> dict[str, Style]:
-    """A look for every arm, by its name.
-
-    Known methods have fixed looks. Another name has the look that its checksum picks; where two of
-    a report would share a colour, the later in the alphabet takes the next free one.
+    """A look for every arm: short names first, so that variants come after what they vary.
 
     Example:
-        >>> styles(["kd", "ours"])["kd"].colour
-        '#0072b2'
+        >>> styles(["ours", "kd"])["kd"].colour
+        '#6e7681'
     """
-    names = sorted(set(arms), key=_place)
-    taken: list[int] = []
-    for name in names:
-        taken.append(_slot(name, taken))
-    return {name: _style(slot, i) for i, (name, slot) in enumerate(zip(names, taken, strict=True))}
+    names = sorted(set(arms), key=lambda name: (len(name), name))
+    return {name: _style(number) for number, name in enumerate(names)}
 
 
-def _place(name: str) -> tuple[int, str]:
-    return (KNOWN.index(name) if name in KNOWN else len(KNOWN), name)
-
-
-def _slot(name: str, taken: list[int]) -> int:
-    if name in KNOWN:
-        return KNOWN.index(name)
-    first = zlib.crc32(name.encode()) % SLOTS
-    order = [(first + step) % SLOTS for step in range(SLOTS)]
-    colours = {slot % len(COLOURS) for slot in taken}
-    fresh = [slot for slot in order if slot % len(COLOURS) not in colours]
-    unused = [slot for slot in order if slot not in taken]
-    return (fresh or unused or order)[0]
-
-
-def _style(slot: int, index: int) -> Style:
-    cycle, colour = divmod(slot, len(COLOURS))
+def _style(number: int) -> Style:
+    cycle, colour = divmod(number, len(COLOURS))
     marker = MARKERS[(colour + 3 * cycle) % len(MARKERS)]
-    return Style(COLOURS[colour], marker, DASHES[cycle % len(DASHES)], index)
+    return Style(COLOURS[colour], marker, DASHES[cycle % len(DASHES)], number)

@@ -1,27 +1,10 @@
-"""Comparing a handful of runs: mean and spread over seeds, and paired differences."""
+"""Comparing a handful of runs: arms, what sets them apart, and matched differences."""
 
-import math
-import statistics
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fskd.results.stats import Gain, gain
 from fskd.results.store import Result
-
-
-class Spread(NamedTuple):
-    """Mean, sample standard deviation (0 for one value) and number of values."""
-
-    mean: float
-    std: float
-    n: int
-
-
-class Paired(NamedTuple):
-    """Mean difference over matched runs and its standard error (NaN for one pair)."""
-
-    mean: float
-    error: float
-    n: int
 
 
 class Arm(NamedTuple):
@@ -48,8 +31,8 @@ class Arm(NamedTuple):
     name: str = ""
 
     @property
-    def task(self) -> tuple[str, str, str]:
-        """Arms of the same task can be compared."""
+    def setup(self) -> tuple[str, str, str]:
+        """Arms of the same setup can be compared."""
         return self.data, self.n, self.student
 
 
@@ -110,56 +93,25 @@ def flat_settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
             yield f"{prefix}{name}", str(value)
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and spread.
-
-    Example:
-        >>> spread([1.0, 3.0])
-        Spread(mean=2.0, std=1.4142135623730951, n=2)
-    """
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return Spread(statistics.fmean(values), std, len(values))
-
-
 def accuracies(result: Result) -> list[float]:
     """Top-1 of every student of a run: one, or one for each episode."""
     return [result.top1] if result.episodes is None else list(result.episodes["top1"])
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> float | None:
-    """Half the width of the mean's t-interval; None for one value.
-
-    Example:
-        >>> round(interval([1.0, 3.0]), 2)
-        12.71
-    """
-    if len(values) < 2:
-        return None
-    from scipy.special import stdtrit  # lighter than scipy.stats, and only where it is needed
-
-    quantile = stdtrit(len(values) - 1, (1 + level) / 2)
-    return float(quantile * statistics.stdev(values) / math.sqrt(len(values)))
-
-
-def paired_difference(ours: Iterable[Result], baseline: Iterable[Result]) -> Paired | None:
+def matched_gain(ours: Iterable[Result], baseline: Iterable[Result]) -> Gain | None:
     """Top-1 of ``ours`` minus ``baseline``, matched by seed and split; None without a match.
 
     Matched runs share the subset and the initialisation, so their difference varies less than
     either of them. Episodic runs are matched episode by episode.
     """
     known = {(r.seed, r.split_sha256, r.n_train): accuracies(r) for r in baseline}
-    differences = [
-        mine - theirs
+    pairs = [
+        pair
         for r in ours
-        if (r.seed, r.split_sha256, r.n_train) in known
-        for mine, theirs in zip(
-            accuracies(r), known[r.seed, r.split_sha256, r.n_train], strict=True
-        )
+        if (theirs := known.get((r.seed, r.split_sha256, r.n_train))) is not None
+        for pair in zip(accuracies(r), theirs, strict=True)
     ]
-    if not differences:
-        return None
-    mean, std, n = spread(differences)
-    return Paired(mean, std / math.sqrt(n) if n > 1 else math.nan, n)
+    return gain(*zip(*pairs, strict=True)) if pairs else None
 
 
 def unequal_budgets(results: Iterable[Result]) -> bool:

@@ -3,26 +3,21 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fskd.results.names import usual_baseline
+from fskd.results.stats import half_width, spread
 from fskd.results.store import Result
-from fskd.results.summary import (
-    Arm,
-    accuracies,
-    arms,
-    interval,
-    paired_difference,
-    spread,
-    unequal_budgets,
-)
+from fskd.results.summary import Arm, accuracies, arms, matched_gain, unequal_budgets
 
 MOST_PAIRS = 15  # six arms, each with each; nobody reads more lines
 
 
-def show(
+def show_results(
     results: Sequence[Result], console: Console, names: Mapping[str, str] | None = None
 ) -> None:
     """One run as a list of facts; several as a table by arm with paired differences.
@@ -150,18 +145,18 @@ def _show_many(results: Sequence[Result], console: Console, names: Mapping[str, 
 
 
 def _pairs(groups: Sequence[Arm], console: Console) -> list[tuple[Arm, Arm]]:
-    """Arms of the same task, baseline first; of many only those with one baseline."""
-    pairs = [(a, b) for a, b in combinations(groups, 2) if a.task == b.task]
+    """Arms of the same setup, baseline first; of many only those with one baseline."""
+    pairs = [(a, b) for a, b in combinations(groups, 2) if a.setup == b.setup]
     if len(pairs) <= MOST_PAIRS:
         return pairs
     names = [arm.name or arm.method for arm in groups]
-    chosen = next(name for name in ("kd", "ce", names[0]) if name in names)
+    chosen = usual_baseline(names) or names[0]
     _print(console, f"note: differences from {chosen} only; a report has others (--baseline ARM)")
     return [
         (baseline, ours)
         for baseline, name in zip(groups, names, strict=True)
         for ours in groups
-        if name == chosen and ours is not baseline and ours.task == baseline.task
+        if name == chosen and ours is not baseline and ours.setup == baseline.setup
     ]
 
 
@@ -175,15 +170,15 @@ def _explanations(results: Sequence[Result]) -> Iterator[str]:
 
 def _numbers(runs: Sequence[Result]) -> dict[str, str]:
     each = [100 * value for run in runs for value in accuracies(run)]
-    top1, half = spread(each), interval(each) if len(each) > len(runs) else None
+    top1, half = spread(each), half_width(each) if len(each) > len(runs) else None
     agree = [100 * r.agreement for r in runs if r.agreement is not None]
     return {
         "seeds": str(len(runs)),
         "top-1 %": f"{top1.mean:.2f}" + ("" if half is None else f" +- {half:.2f}"),
         "std": f"{top1.std:.2f}" if top1.n > 1 else "-",
-        "NLL": f"{spread([r.nll for r in runs]).mean:.3f}",
-        "ECE": f"{spread([r.ece for r in runs]).mean:.3f}",
-        "agree %": f"{spread(agree).mean:.2f}" if agree else "-",
+        "NLL": f"{fmean(r.nll for r in runs):.3f}",
+        "ECE": f"{fmean(r.ece for r in runs):.3f}",
+        "agree %": f"{fmean(agree):.2f}" if agree else "-",
         "updates": _common([r.steps for r in runs]),
         "rows": _common([r.student_rows for r in runs]),
         "queries": _common([r.teacher_queries for r in runs]),
@@ -197,7 +192,7 @@ def _common(values: Sequence[int]) -> str:
 
 def _show_difference(ours: Arm, baseline: Arm, console: Console) -> None:
     """One line, if there are matched runs."""
-    difference = paired_difference(ours.runs, baseline.runs)
+    difference = matched_gain(ours.runs, baseline.runs)
     if difference is None:
         return
     names = [ours.name or ours.method, baseline.name or baseline.method]

@@ -15,7 +15,7 @@ from fskd.results.curves import (
     equivalence_table,
     paired_table,
 )
-from fskd.results.matching import TASK, baseline_of, students
+from fskd.results.matching import SETUP, baseline_of, students
 from fskd.results.style import Style, styles
 
 MARKS = {
@@ -68,7 +68,7 @@ def measure_of(name: str) -> Measure:
     return MEASURES.get(name, Measure(name))
 
 
-class Task(NamedTuple):
+class Setup(NamedTuple):
     """A data set and a pair of networks.
 
     Attributes:
@@ -95,9 +95,9 @@ class Task(NamedTuple):
         return ", ".join(filter(None, (self.names[0], self.networks)))
 
     def of(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a table that belong to this task."""
+        """The rows of a table that belong to this setup."""
         here = pd.Series(True, table.index)
-        for column, name in zip(TASK, self.names, strict=True):
+        for column, name in zip(SETUP, self.names, strict=True):
             here &= table[column] == name
         return table[here]
 
@@ -116,7 +116,7 @@ class View:
     table: pd.DataFrame
     baseline: str
     measure: str
-    tasks: list[Task]
+    setups: list[Setup]
     styles: dict[str, Style]
     curve: pd.DataFrame
     paired: pd.DataFrame
@@ -154,7 +154,7 @@ def make_view(table: pd.DataFrame, baseline: str | None = None, measure: str = "
         if other != measure and not (found := curve_table(table, given, measure=other)).empty
     }
     return View(
-        table, name, measure, _tasks(table, curve, name, measure), styles(curve["arm"]), curve,
+        table, name, measure, _setups(table, curve, name, measure), styles(curve["arm"]), curve,
         paired_table(table, given, measure=measure),
         equivalence_table(table, given, measure=measure),
         area_table(table, given, measure=measure),
@@ -164,14 +164,14 @@ def make_view(table: pd.DataFrame, baseline: str | None = None, measure: str = "
     )  # fmt: skip
 
 
-def _tasks(table: pd.DataFrame, curve: pd.DataFrame, baseline: str, measure: str) -> list[Task]:
+def _setups(table: pd.DataFrame, curve: pd.DataFrame, baseline: str, measure: str) -> list[Setup]:
     rows, found = students(table), []
-    for number, names in enumerate(sorted(set(zip(*(curve[c] for c in TASK), strict=True))), 1):
-        task = Task(number, names, float("nan"), float("nan"))
-        mine = task.of(rows)
+    for number, names in enumerate(sorted(set(zip(*(curve[c] for c in SETUP), strict=True))), 1):
+        setup = Setup(number, names, float("nan"), float("nan"))
+        mine = setup.of(rows)
         whole = mine[(mine["arm"] == baseline) & (mine["fraction"] == 1)]
         found.append(
-            task._replace(
+            setup._replace(
                 teacher_top1=float(mine["teacher_top1"].mean()),
                 full=float(whole[measure].astype("float64").mean()),
             )

@@ -6,19 +6,20 @@ import numpy as np
 import pandas as pd
 
 from fskd.results.evidence import Evidence
-from fskd.results.grids import examples
-from fskd.results.view import MARKS, Task, View, better_is_lower, measure_of
+from fskd.results.grids import needed_text
+from fskd.results.names import BASELINES
+from fskd.results.view import MARKS, Setup, View, better_is_lower, measure_of
 
 ALPHA = 0.05
 
 
 def shown(view: View) -> list[str]:
-    """One or more sentences a task: who leads where, by how much, and what that is worth."""
+    """One or more sentences a setup: who leads where, by how much, and what that is worth."""
     sentences = []
-    for task in view.tasks:
-        sentences.append(_leaders(view, task))
-        sentences += _gain(view, task)
-        sentences += _worth(view, task)
+    for setup in view.setups:
+        sentences.append(_leaders(view, setup))
+        sentences += _gain(view, setup)
+        sentences += _worth(view, setup)
     return sentences
 
 
@@ -31,9 +32,9 @@ def not_shown(view: View, evidence: Evidence) -> list[str]:
     return [sentence for part in parts for sentence in part]
 
 
-def _leaders(view: View, task: Task) -> str:
+def _leaders(view: View, setup: Setup) -> str:
     """Which arm has the best mean at which sizes."""
-    about, rows = measure_of(view.measure), task.of(view.curve)
+    about, rows = measure_of(view.measure), setup.of(view.curve)
     leaders: dict[str, list[int]] = {}
     ties: list[int] = []
     lower = better_is_lower(view.measure)
@@ -49,18 +50,18 @@ def _leaders(view: View, task: Task) -> str:
         spread = number(low, about.digits) + (
             f" to {number(high, about.digits)}" if high > low else ""
         )
-        return f"On {task.title}: {rows['arm'].iloc[0]} alone, mean {about.label}: {spread}."
+        return f"On {setup.title}: {rows['arm'].iloc[0]} alone, mean {about.label}: {spread}."
     told = []
     for arm, at in leaders.items():
         where = f"at all {sizes} sizes" if len(at) == sizes > 1 else f"with {_sizes(at)} examples"
         verb = "have" if " and " in arm and set(at) <= set(ties) else "has"
         told.append(f"{arm} {verb} the {word} mean {about.name} {where}")
-    return f"On {task.title}: {'; '.join(told)}."
+    return f"On {setup.title}: {'; '.join(told)}."
 
 
-def _gain(view: View, task: Task) -> Iterator[str]:
+def _gain(view: View, setup: Setup) -> Iterator[str]:
     """The paired differences of the arm with the largest mean gain, with intervals."""
-    about, rows = measure_of(view.measure), task.of(view.paired)
+    about, rows = measure_of(view.measure), setup.of(view.paired)
     rows = rows[rows["n"] > 0].sort_values("n_train")
     if rows.empty:
         return
@@ -87,25 +88,28 @@ def _span(row: pd.Series, scale: float, digits: int) -> str:
     return f" [{row['low'] * scale:+.{digits}f}, {row['high'] * scale:+.{digits}f}]"
 
 
-def _worth(view: View, task: Task) -> Iterator[str]:
+def _worth(view: View, setup: Setup) -> Iterator[str]:
     """The largest data-equivalence that has a number."""
-    rows = task.of(view.equivalence)
+    rows = setup.of(view.equivalence)
     known = rows[rows["ratio"].notna()]
     if known.empty:
         return
     row = known.sort_values("ratio").iloc[-1]
     if row["ratio"] <= 1:
         return
-    bounds = "" if pd.isna(row["low"]) else f" [{examples(row, 'low')}, {examples(row, 'high')}]"
+    bounds = (
+        "" if pd.isna(row["low"]) else f" [{needed_text(row, 'low')}, {needed_text(row, 'high')}]"
+    )
     yield (
         f"With {row['n_train']:,} examples {row['arm']} reaches what {view.baseline} needs"
-        f" {examples(row, 'needed')}{bounds} for (n = {row['n']})."
+        f" {needed_text(row, 'needed')}{bounds} for (n = {row['n']})."
     )
 
 
 def _no_baseline(view: View) -> Iterator[str]:
     if not view.baseline:
-        yield "There is no arm kd or ce, so nothing is compared; --baseline names another."
+        names = " or ".join(BASELINES)
+        yield f"There is no arm {names}, so nothing is compared; --baseline names another."
     elif view.paired.empty and len(view.arms) > 1:
         yield f"No arm was run with {view.baseline} at the same size, so no difference is known."
 
@@ -193,14 +197,14 @@ def _outside(view: View) -> Iterator[str]:
 def _teachers(view: View) -> Iterator[str]:
     rows = view.table[(view.table["role"] == "student") & view.table["teacher"].ne("")]
     single = []
-    for task in view.tasks:
-        dataset, _, teacher = task.names
+    for setup in view.setups:
+        dataset, _, teacher = setup.names
         mine = rows[(rows["dataset"] == dataset) & (rows["teacher"] == teacher)]
         if len(set(mine["teacher_key"]) - {""}) == 1:
             single.append(dataset)
     if single:
         yield (
-            f"All runs of a task share one trained teacher ({_list(dict.fromkeys(single))}); how"
+            f"All runs of a setup share one trained teacher ({_list(dict.fromkeys(single))}); how"
             " results vary with the teacher's own seed is in no interval."
         )
 
@@ -218,17 +222,17 @@ def _absent(view: View, evidence: Evidence) -> Iterator[str]:
 
 
 def _gaps(view: View) -> Iterator[str]:
-    for task in view.tasks:
-        rows = task.of(view.curve)
+    for setup in view.setups:
+        rows = setup.of(view.curve)
         sizes = set(rows["n_train"])
         for arm, mine in rows.groupby("arm", sort=True):
             if lacking := sorted(sizes - set(mine["n_train"])):
-                yield f"{arm} with {_sizes(lacking)} examples on {task.names[0]}"
+                yield f"{arm} with {_sizes(lacking)} examples on {setup.names[0]}"
 
 
 def _scope(view: View) -> Iterator[str]:
-    sets = sorted({task.names[0] for task in view.tasks})
-    pairs = sorted({task.networks for task in view.tasks})
+    sets = sorted({setup.names[0] for setup in view.setups})
+    pairs = sorted({setup.networks for setup in view.setups})
     yield (
         f"Nothing is said about other data than {_list(sets)}, other networks than {_list(pairs)},"
         " or other settings than those listed below."

@@ -45,7 +45,7 @@ def write_report(view: View, evidence: Evidence, folder: Path, title: str | None
 
 
 def _title(view: View) -> str:
-    sets = list(dict.fromkeys(task.names[0] for task in view.tasks))
+    sets = list(dict.fromkeys(setup.names[0] for setup in view.setups))
     named = ", ".join(sets) if len(sets) < 4 else f"{len(sets)} data sets"
     name = measure_of(view.measure).name
     return f"{name[0].upper()}{name[1:]} with few examples: {named}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fskd.config import RunConfig
 from fskd.data.loader import chunks
-from fskd.methods.base import LOGITS
+from fskd.methods.words import LOGITS
 from fskd.raw import SIZE
 from fskd.runs.batches import batch_maker
 from fskd.runs.episodes import first_episode

@@ -21,8 +21,8 @@ from torch import Tensor
 from fskd.config import FULL_SAMPLER, RunConfig
 from fskd.data.samplers.episodic import Episode, EpisodicSettings, draw_episodes
 from fskd.errors import FskdError, SettingError, TrainingError
+from fskd.results.stats import half_width, spread
 from fskd.results.store import RunDir, write_text
-from fskd.results.summary import interval, spread
 from fskd.runs.measure import measure, versions
 from fskd.runs.prepare import Given, Job, build
 from fskd.runs.ranking import COMPUTE, known_ranking
@@ -294,7 +294,7 @@ def _summary(job: Job, records: Sequence[Record], episodes: Sequence[Episode]) -
         "episodes": {
             "n": len(top1),
             "std": spread(top1).std,
-            "interval": interval(top1),
+            "interval": half_width(top1),
             "top1": top1,
         },
     }

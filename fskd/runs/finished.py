@@ -36,7 +36,7 @@ def recall(
     """
     found = finished(config, session.out, given) if session.main else None
     found = session.fabric.broadcast(found)
-    if found is not None:
+    if found is not None and found.key not in session.made:
         hint = " (--force repeats it)" if role == "student" else ""
         session.tell_once(f"{role} already finished: {found.path}{hint}")
     return found

@@ -8,7 +8,7 @@ a run that has one is not repeated.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +21,13 @@ from fskd.data.splits import rank
 from fskd.errors import BusyError, DataError, FskdError, SettingError
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
+from fskd.procedures.base import procedures
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.runs.answers import keep
 from fskd.runs.batches import check_processes
 from fskd.runs.episodes import check_episodic, train_episodes
 from fskd.runs.estimate import check_queries
-from fskd.runs.finished import recall
+from fskd.runs.finished import finished, recall
 from fskd.runs.measure import measure, save_networks
 from fskd.runs.prepare import (
     NOTHING_GIVEN,
@@ -150,14 +151,41 @@ def _alone(folder: RunDir, session: Session, wait: bool) -> Iterator[None]:
         yield
 
 
+@dataclass
+class Hands:
+    """What a procedure may do with the run that it serves; see ``fskd.procedures.base.Tools``."""
+
+    session: Session
+    given: Given
+
+    def teachers(self, config: RunConfig) -> tuple[RunConfig, ...]:
+        """The runs that make a run's teachers."""
+        return () if self.given.teacher is not None else teacher_runs(config)
+
+    def finished(self, config: RunConfig) -> bool:
+        """Whether a run has been made; the first process looks."""
+        main, out = self.session.main, self.session.out
+        found = main and finished(config, out, Given(data=self.given.data)) is not None
+        return bool(self.session.fabric.broadcast(found))
+
+    def fit(self, config: RunConfig) -> None:
+        """Carries out the run of a teacher."""
+        run(config, self.session, Given(data=self.given.data), role="teacher")
+
+    def say(self, line: str) -> None:
+        """Shows a line."""
+        self.session.screen.say(line)
+
+
 def make_teacher(
     job: Job, session: Session, given: Given
 ) -> tuple[Teacher | None, dict[str, Any] | None]:
     """The teacher with its weights, made by a run of its own if need be, and what it is."""
     if job.teacher is None:
         return None, None
-    runs = () if given.teacher is not None else teacher_runs(job.config)
-    if runs:
+    hands = Hands(session, given)
+    if runs := hands.teachers(job.config):
+        procedures.get("chain")().run(job.config, hands)
         nets = [cast(FeatureNet, net) for net in members(job.teacher)]
         made = zip(nets, runs, strict=True)
         about = about_made([_made_member(net, one, session, given) for net, one in made])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fskd.errors import TrainingError
-from fskd.methods.base import LOGITS, Mode
+from fskd.methods.words import LOGITS, Mode
 from fskd.models.modes import in_mode
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet

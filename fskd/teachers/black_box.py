@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fskd.errors import SettingError, TrainingError
-from fskd.methods.base import LOGITS
+from fskd.methods.words import LOGITS
 from fskd.models.catalog import LIBRARIES
 from fskd.teachers.base import Source
 from fskd.teachers.probabilities import log_probabilities, read_probabilities

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
-from fskd.methods.base import LOGITS
+from fskd.methods.words import LOGITS
 from fskd.models.restricted import Restricted
 from fskd.models.taps import FeatureNet
 from fskd.teachers.base import Source

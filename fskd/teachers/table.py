@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fskd.errors import SettingError
-from fskd.methods.base import LOGITS
+from fskd.methods.words import LOGITS
 from fskd.teachers.base import Source
 from fskd.teachers.probabilities import log_probabilities, read_probabilities
 from fskd.types import Batch, Outputs, TapShapes

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from fskd.methods.base import Role
+from fskd.methods.words import Role
 from fskd.models.sections import section
 from fskd.models.taps import FeatureNet
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fskd.config import OptimConfig
 from fskd.errors import TrainingError
-from fskd.methods.base import Player, Term
 from fskd.methods.plan import Given, Run, Stretch
+from fskd.methods.words import Player, Term
 from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
 from fskd.train.optim import build_optimizer, set_lr

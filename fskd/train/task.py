@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fskd.methods.base import Role, Term
 from fskd.methods.compose import Joint
 from fskd.methods.plan import Given, Run, Source, Stretch
+from fskd.methods.words import Role, Term
 from fskd.models.modes import in_mode
 from fskd.models.taps import FeatureNet
 from fskd.types import Batch, Outputs, Progress

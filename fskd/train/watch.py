@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fskd.errors import TrainingError
-from fskd.methods.base import Term
+from fskd.methods.words import Term
 from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
 from fskd.train.task import DistillTask

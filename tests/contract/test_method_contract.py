@@ -21,9 +21,10 @@ from arena import (
 from cases import NAMES, PAIRS_OF, check, every, losses, trained
 
 from fskd.errors import SettingError
-from fskd.methods.base import Phase, methods
+from fskd.methods.base import methods
 from fskd.methods.compose import join
 from fskd.methods.objective import NAMES as SHARED
+from fskd.methods.words import Phase
 from fskd.models.taps import FeatureNet
 from fskd.registry import describe
 from fskd.types import TAPS

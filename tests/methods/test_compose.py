@@ -6,18 +6,9 @@ import pytest
 import torch
 from steps import joint, net, outputs, phase, shapes, speak, values, weights
 
-from fskd.methods.base import (
-    Method,
-    Phase,
-    Player,
-    Role,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-)
+from fskd.methods.base import Method, Step, methods
 from fskd.methods.compose import Joint, join
+from fskd.methods.words import Phase, Player, Role, Term, Terms, student
 from fskd.types import Batch, Outputs
 
 K, B, M = 4, 5, 3

@@ -8,11 +8,11 @@ from recorded import Case, maps, real_batch, shapes, step, taps, weighted
 from torch import Tensor
 
 from fskd.errors import SettingError
-from fskd.methods.base import Role, Term
 from fskd.methods.compose import join
 from fskd.methods.lit import LIT, section_loss
 from fskd.methods.needs import check_needs
 from fskd.methods.plan import Source
+from fskd.methods.words import Role, Term
 from fskd.types import Outputs
 
 

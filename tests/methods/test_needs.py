@@ -4,8 +4,8 @@ import pytest
 from steps import net, shapes
 
 from fskd.errors import SettingError
-from fskd.methods.base import Needs
 from fskd.methods.needs import check_needs
+from fskd.methods.words import Needs
 from fskd.types import Shapes
 
 SQUARE = (3, 8, 8)

@@ -9,8 +9,8 @@ from recorded import Case, maps, real_batch, shapes, step, taps
 from torch import Tensor, nn
 
 from fskd.losses.margins import gaussian_margin, measured_margins, norm_margin
-from fskd.methods.base import Terms
 from fskd.methods.ofd import OFD, overhaul_loss, partial_distance
+from fskd.methods.words import Terms
 from fskd.types import Batch, Outputs, Progress, Tools
 
 

@@ -6,20 +6,10 @@ import pytest
 import torch
 from steps import joint, net, outputs, phase, shapes, speak, values
 
-from fskd.methods.base import (
-    Method,
-    Mode,
-    Pass,
-    Role,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, Step, methods
 from fskd.methods.compose import Joint
 from fskd.methods.plan import Stretch
+from fskd.methods.words import Mode, Pass, Role, Term, Terms, student, teacher
 from fskd.types import Batch, Outputs, Progress
 
 K, B, M = 4, 5, 3

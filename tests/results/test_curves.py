@@ -17,7 +17,7 @@ from fskd.results.curves import (
     cost_table,
     curve_table,
     equivalence_table,
-    missing,
+    missing_keys,
     paired_table,
 )
 from fskd.results.external import read_csv_results
@@ -326,4 +326,4 @@ def test_aggregate(table: Callable) -> None:
 def test_missing(table: Callable) -> None:
     """Keys without a result, once, in their order."""
     one = table(made())
-    assert missing(["x", made().key, "b", "x"], one) == ["x", "b"]
+    assert missing_keys(["x", made().key, "b", "x"], one) == ["x", "b"]

@@ -15,7 +15,7 @@ import fskd.results
 from fskd.errors import FskdError, SettingError
 from fskd.results import loading
 from fskd.results.external import parse_mapping, read_csv_results
-from fskd.results.loading import CACHE, load, versions
+from fskd.results.loading import CACHE, library_versions, load
 from fskd.results.store import write_text
 from fskd.results.tidy import COLUMNS, combined
 
@@ -56,7 +56,7 @@ def test_columns(root: Path) -> None:
     assert (row["seconds"], row["train_seconds"]) == (10.0, 2.0)
     assert row["path"] == str(root / full.key)
     assert json.loads(row["settings"])["generator.share"] == "0.5"
-    assert versions(table) == {"torch": ["2"]}
+    assert library_versions(table) == {"torch": ["2"]}
 
 
 def test_what_is_not_known_is_empty(root: Path) -> None:

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.text import Annotation, Text
 
-from fskd.results.canvas import Panel, png_bytes, spread, svg_text
+from fskd.results.canvas import Panel, apart, png_bytes, svg_text
 from fskd.results.loading import load
 from fskd.results.panels import panels
-from fskd.results.style import COLOURS, KNOWN, MARKERS, ON_DARK, styles
+from fskd.results.style import COLOURS, DASHES, MARKERS, ON_DARK, styles
 from fskd.results.view import View, make_view
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -230,12 +230,11 @@ def test_text_stays_text(drawn: dict[str, Panel]) -> None:
 # --- styles and places --------------------------------------------------------------------------
 
 
-def test_styles_depend_on_the_name_alone() -> None:
-    for name in KNOWN:
-        alone, among = styles([name])[name], styles([*KNOWN, "x", "y"])[name]
-        assert alone[:3] == among[:3]
-    assert styles(["ours", "kd"])["ours"][:3] == styles(["ours"])["ours"][:3]
-    assert len({style[:3] for style in styles(KNOWN).values()}) == len(KNOWN)
+def test_the_same_arms_look_alike_in_whatever_order_they_come() -> None:
+    names = [f"arm {i}" for i in range(len(COLOURS) * len(DASHES))]
+    found = styles(names)
+    assert found == styles([*reversed(names), *names])
+    assert len({style[:3] for style in found.values()}) == len(names)
 
 
 def test_colours_differ_while_there_are_enough() -> None:
@@ -264,10 +263,10 @@ def test_spread_keeps_order_and_room() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         wanted, heights = np.sort(rng.uniform(0, 3, 8)), rng.uniform(0.1, 0.5, 8)
-        placed = np.array(spread(list(wanted), list(heights), 3.0))
+        placed = np.array(apart(list(wanted), list(heights), 3.0))
         low, high = placed - heights / 2, placed + heights / 2
         assert (low[1:] >= high[:-1] - 1e-9).all()
         if heights.sum() <= 3:
             assert low[0] >= -1e-9
             assert high[-1] <= 3 + 1e-9
-    assert spread([0.5, 2.0], [0.2, 0.2], 3.0) == [0.5, 2.0]
+    assert apart([0.5, 2.0], [0.2, 0.2], 3.0) == [0.5, 2.0]

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from fskd.results.stats import spread
 from fskd.results.store import Result
-from fskd.results.summary import paired_difference, spread, unequal_budgets
-from fskd.results.tables import percent, show
+from fskd.results.summary import matched_gain, unequal_budgets
+from fskd.results.tables import percent, show_results
 
 
 def make_result(
@@ -59,13 +60,13 @@ def test_spread_of_one() -> None:
 
 @quick
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=10), st.randoms())
-def test_paired_difference(pairs: list[tuple[float, float]], shuffle: object) -> None:
+def test_matched_gain(pairs: list[tuple[float, float]], shuffle: object) -> None:
     """Mean and standard error of the differences, in whatever order the runs come."""
     ours = [make_result("kdplus", seed, top1=a) for seed, (a, _) in enumerate(pairs)]
     baseline = [make_result("kd", seed, top1=b) for seed, (_, b) in enumerate(pairs)]
     shuffle.shuffle(ours)  # type: ignore[attr-defined]
     shuffle.shuffle(baseline)  # type: ignore[attr-defined]
-    found = paired_difference(ours, baseline)
+    found = matched_gain(ours, baseline)
     assert found is not None
     differences = np.array([a - b for a, b in pairs])
     assert found.mean == pytest.approx(differences.mean(), abs=1e-12)
@@ -83,12 +84,12 @@ def test_paired_by_seed_split_and_size() -> None:
         make_result("kdplus", seed=1, split="b", top1=0.9),
         make_result("kdplus", seed=1, n_train=100, top1=0.9),
     ]
-    found = paired_difference(ours, baseline)
+    found = matched_gain(ours, baseline)
     assert found is not None
     assert (found.mean, found.n) == (pytest.approx(0.1), 1)
     assert math.isnan(found.error)
-    assert paired_difference(ours[1:], baseline) is None
-    assert paired_difference([], baseline) is None
+    assert matched_gain(ours[1:], baseline) is None
+    assert matched_gain([], baseline) is None
 
 
 def test_unequal_budgets() -> None:
@@ -114,7 +115,7 @@ def printed() -> Callable[..., str]:
 
     def call(*results: Result, width: int = 200) -> str:
         stream = io.StringIO()
-        show(results, Console(file=stream, width=width))
+        show_results(results, Console(file=stream, width=width))
         return " ".join(stream.getvalue().split())
 
     return call

@@ -13,18 +13,8 @@ from torch import Tensor, nn
 from fskd.config import Runtime
 from fskd.data.datasets.base import load
 from fskd.errors import SettingError
-from fskd.methods.base import (
-    Method,
-    MethodSettings,
-    Pass,
-    Role,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, MethodSettings, Step, methods
+from fskd.methods.words import Pass, Role, Term, Terms, student, teacher
 from fskd.models.catalog import build
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet

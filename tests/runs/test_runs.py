@@ -23,6 +23,7 @@ ALIKE = {"student": "cnn_small"}
 WANTED: dict[str, dict[str, Any]] = {
     "fsp": ALIKE,  # equal widths
     "lit": ALIKE,
+    "meal_v2": {"teacher": "cnn_small+cnn_small"},
     "mixmatch": {"data": {"unlabelled": "rest", "augment": {"affine": 1.0}}},
 }
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 import fskd
 from fskd.config import Runtime
 from fskd.errors import DataError, FskdError, SettingError
-from fskd.methods.base import Method, MethodSettings, Needs, Step, Term, Terms, methods, student
+from fskd.methods.base import Method, MethodSettings, Step, methods
+from fskd.methods.words import Needs, Term, Terms, student
 from fskd.raw import merge
 from fskd.resolve import resolve
 from fskd.results.store import Result

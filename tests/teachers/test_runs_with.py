@@ -13,8 +13,8 @@ from torch import Tensor
 from fskd import distill
 from fskd.config import Runtime
 from fskd.errors import SettingError
-from fskd.methods.base import Needs, each_teacher
 from fskd.methods.kd import KD
+from fskd.methods.words import Needs, each_teacher
 from fskd.models.catalog import build
 from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.taps import FeatureNet

@@ -11,16 +11,9 @@ from toys import network, shapes
 
 from fskd.errors import TrainingError
 from fskd.generators import Mixup
-from fskd.methods.base import (
-    Method,
-    Phase,
-    Step,
-    Term,
-    Terms,
-    methods,
-    student,
-)
+from fskd.methods.base import Method, Step, methods
 from fskd.methods.compose import join
+from fskd.methods.words import Phase, Term, Terms, student
 from fskd.models.taps import LOGITS
 from fskd.seeding import torch_generator
 from fskd.train.batches import shard

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fskd.config import OptimConfig, Runtime
 from fskd.errors import TrainingError
-from fskd.methods.base import Method, Phase, Player, Step, Term, Terms, methods, student, teacher
+from fskd.methods.base import Method, Step, methods
 from fskd.methods.compose import Joint, join
+from fskd.methods.words import Phase, Player, Term, Terms, student, teacher
 from fskd.models.taps import FeatureNet
 from fskd.teachers.base import Teacher
 from fskd.train.alone import Alone

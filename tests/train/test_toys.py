@@ -9,17 +9,8 @@ from ran import BOTH, Ran, joint
 from torch import Tensor, nn
 from toys import K, network, shapes
 
-from fskd.methods.base import (
-    Method,
-    Pass,
-    Player,
-    Role,
-    Step,
-    Term,
-    Terms,
-    student,
-    teacher,
-)
+from fskd.methods.base import Method, Step
+from fskd.methods.words import Pass, Player, Role, Term, Terms, student, teacher
 from fskd.models.taps import LOGITS
 from fskd.types import Batch, Shapes, Tools
 

@@ -1,4 +1,4 @@
-"""The loop that takes all tasks of a sweep to an end, or stops well on Ctrl-C."""
+"""Drives a sweep: takes all of its tasks to an end, or stops well on Ctrl-C."""
 
 import signal
 from collections.abc import Callable, Iterator
