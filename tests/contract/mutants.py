@@ -1,9 +1,10 @@
 """Faults put into methods on purpose: the tests must notice each of them.
 
-Run ``python tests/contract/mutants.py [method ...]``. Every mutant is a text that is replaced in a
+Run ``python tests/contract/mutants.py [--contract] [method ...]``. Every mutant is a text that is replaced in a
 copy of the package, against which the method's own tests, the recorded values and the contract run.
 Prints ``caught`` or ``SURVIVED``; exits with 1 if one survived or no longer fits its file. A mutant
-of a method that is not there is skipped.
+of a method that is not there is skipped. With ``--contract`` only the contract runs, to see what it
+finds in a method that has no tests of its own.
 """
 
 import os
@@ -144,7 +145,7 @@ def mutate(mutant: Mutant, folder: Path) -> bool:
     return True
 
 
-def noticed(mutant: Mutant, folder: Path) -> str:
+def noticed(mutant: Mutant, folder: Path, contract: bool) -> str:
     """The first test that fails; empty if none does."""
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
@@ -156,8 +157,11 @@ def noticed(mutant: Mutant, folder: Path) -> str:
         own += ["tests/methods/test_objective.py", "tests/methods/test_passes.py"]
     # Parameters of shared tests begin with the method's name.
     one = " or ".join(f"[{mutant.method}{end}" for end in ("-", "]", "_"))
-    for files, options in ((own, []), (SHARED, ["-k", one])):
+    shared = [name for name in SHARED if name.startswith("tests/contract/") or not contract]
+    for files, options in (([] if contract else own, []), (shared, ["-k", one])):
         there = [name for name in files if (folder / name).is_file()]
+        if not there:
+            continue  # pytest would take everything
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "--tb=no"]
         done = subprocess.run(
             [*command, "-p", "no:randomly", *options, *there],
@@ -169,7 +173,7 @@ def noticed(mutant: Mutant, folder: Path) -> str:
     return ""
 
 
-def judge(mutant: Mutant) -> bool:
+def judge(mutant: Mutant, contract: bool) -> bool:
     """Prints what became of a mutant; whether it is as it should be."""
     title = f"{mutant.method}: {mutant.fault}"
     if not (ROOT / "fskd" / mutant.path).is_file():
@@ -180,15 +184,16 @@ def judge(mutant: Mutant) -> bool:
         if not mutate(mutant, folder):
             print(f"OUTDATED  {title} ('{mutant.old}' is not once in {mutant.path})", flush=True)
             return False
-        test = noticed(mutant, folder)
+        test = noticed(mutant, folder, contract)
     print(f"{'caught  ' if test else 'SURVIVED'}  {title}{test and f' ({test})'}", flush=True)
     return bool(test)
 
 
 def main(names: Sequence[str]) -> int:
     """All mutants, or those of some methods."""
-    chosen = [mutant for mutant in MUTANTS if not names or mutant.method in names]
-    return 0 if all([judge(mutant) for mutant in chosen]) else 1
+    wanted = set(names) - {"--contract"}
+    chosen = [mutant for mutant in MUTANTS if not wanted or mutant.method in wanted]
+    return 0 if all([judge(mutant, "--contract" in names) for mutant in chosen]) else 1
 
 
 if __name__ == "__main__":
