@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fskd.data.loader import chunks
 from fskd.data.unlabelled import Unlabelled
-from fskd.errors import TrainingError
+from fskd.errors import FskdError, TrainingError
 from fskd.methods.plan import Run
 from fskd.models.taps import LOGITS
 from fskd.results.store import MetricsLog, RunDir, write_text
@@ -52,7 +53,7 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
     state = load_state(job.folder.state)
     counts = Counts() if state is None else state.counts
     if state is not None:
-        task.load_state_dict(state.task)
+        _go_on(task, state.task, job.folder.state)
         if job.generator is not None:
             job.generator.load_state_dict(state.generator)
         session.screen.say(f"going on at step {counts.step} of {job.steps}")
@@ -73,6 +74,19 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
         session.screen.end()
     finish()
     return counts
+
+
+def _go_on(task: DistillTask, saved: dict[str, Tensor], path: Path) -> None:
+    """Gives a task its saved state.
+
+    Raises:
+        FskdError: If it is of other networks and methods, as an older version of fskd had.
+    """
+    try:
+        task.load_state_dict(saved)
+    except RuntimeError:
+        reason = "not of these networks and methods, perhaps of another version of fskd"
+        raise FskdError(f"{path}: {reason}; --force starts anew") from None
 
 
 def _task(job: Job, session: Session, teacher: Teacher | None) -> DistillTask:

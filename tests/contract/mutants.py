@@ -1,7 +1,7 @@
 """Faults put into methods on purpose: the tests must notice each of them.
 
-Run ``python tests/contract/mutants.py [--contract] [method ...]``. Every mutant is a text that is replaced in a
-copy of the package, against which the method's own tests, the recorded values and the contract run.
+Run ``python tests/contract/mutants.py [--contract] [method ...]``. Every mutant is a text that is
+replaced in a copy of the package, against which the method's own tests, the recorded values and the contract run.
 Prints ``caught`` or ``SURVIVED``; exits with 1 if one survived or no longer fits its file. A mutant
 of a method that is not there is skipped. With ``--contract`` only the contract runs, to see what it
 finds in a method that has no tests of its own.

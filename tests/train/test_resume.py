@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fskd.config import Runtime
 from fskd.errors import FskdError
@@ -86,6 +87,20 @@ def test_damaged_state_is_one_line(tiny: dict[str, Any], tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
     forced = run(resolve(raw), Session(Runtime(out=str(tmp_path))), force=True)
     assert forced.steps == 6
+
+
+def test_state_of_another_version_is_one_line(tiny: dict[str, Any], tmp_path: Path) -> None:
+    raw = merge(tiny, {"method": "ce"})
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, raw, Stops({4}))
+    (path,) = tmp_path.glob("*/state.ckpt")
+    state = torch.load(path, weights_only=True)
+    old = {name.replace("nets.student", "students.0"): x for name, x in state["task"].items()}
+    state["task"] = old
+    torch.save(state, path)
+    with pytest.raises(FskdError, match=r"state\.ckpt: not of these networks.*--force") as caught:
+        go(tmp_path, raw, Screen())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
