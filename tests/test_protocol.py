@@ -432,7 +432,7 @@ def test_all_methods_can_be_foreseen() -> None:
         raw = {"method": name, "data": {"shots": 2}, "student": "cnn_small"}
         needs = methods.get(name).needs
         if needs.unlabelled:
-            raw["data"] = {"shots": 2, "unlabelled": "rest", "augment": {"affine": 1.0}}
+            raw["data"] = {"shots": 2, "unlabelled": "rest"}
         if needs.teachers > 1:
             raw["teacher"] = "cnn_small+cnn_small"
         counts = planner.cost(resolve(raw))

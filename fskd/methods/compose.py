@@ -100,6 +100,12 @@ class Joint(nn.Module):
                 if (own := self.methods[part].settings.objective().only(phase.objective))
             }
         )
+        names = [part for part, _ in spoken]
+        for part in names:
+            if len(names) > 1 and type(self.methods[part]).relabel is not Method.relabel:
+                others = " and ".join(name for name in names if name != part)
+                accepted = f"{part} alone: its rows have labels of their own"
+                raise SettingError("method", f"'{part}' beside {others}", accepted)
         plan, voices, labelled = Plan(), list[Voice](), list[int]()
         generated = objective is not None and objective.makes
         unlabelled = objective is not None and objective.asks

@@ -87,7 +87,8 @@ class MixMatch(Method):
     unit = frozenset({"labelled"})
     needs = Needs(unlabelled=2)
     defaults: ClassVar[Mapping[str, Any]] = {
-        "optim": {"name": "adamw", "lr": 0.002, "weight_decay": 0.02, "ema": 0.999}
+        "optim": {"name": "adamw", "lr": 0.002, "weight_decay": 0.02, "ema": 0.999},
+        "data": {"augment": {"affine": 1.0}},  # two views have to differ
     }
 
     def relabel(self, batch: Batch, ask: Callable[[Tensor], Tensor], rng: torch.Generator) -> Batch:

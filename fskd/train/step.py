@@ -138,7 +138,7 @@ class Learner:
                 )
             move.optimizer.step()
             move.optimizer.zero_grad()
-        self.task.average()
+        self.task.average(progress.step)
         return terms
 
     def _loss(self, terms: Mapping[str, Term], move: Move) -> Tensor | None:

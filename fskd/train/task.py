@@ -145,10 +145,15 @@ class DistillTask(nn.Module):
         }
         return [p for p in self.parameters() if id(p) not in bodies]
 
-    def average(self) -> None:
-        """Moves every exponential moving average towards its network."""
+    def average(self, step: int) -> None:
+        """Moves every exponential moving average towards its network, quickly at first.
+
+        The decay is at most (1 + step) / (10 + step), as in TensorFlow, or an average of a short
+        run would mostly be of the untrained network.
+        """
         for name, role in self._averages.items():
-            _towards(self.nets[name], self.nets[role.of], role.decay)
+            decay = min(role.decay, (1 + step) / (10 + step))
+            _towards(self.nets[name], self.nets[role.of], decay)
 
 
 def _trains(role: Role) -> bool:

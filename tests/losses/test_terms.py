@@ -231,17 +231,16 @@ def test_training_is_the_same() -> None:
 
 def test_kdplus_without_rows_is_kd(data: Any) -> None:
     """Through the methods: the generated term is left out, the others are the same."""
-    from fskd.methods.kd import KD, KDSettings
-    from fskd.methods.kdplus import KDPlus, KDPlusSettings
-    from fskd.types import Batch, Outputs, Progress, Shapes, TapShapes
+    from speaking import joint, speak, values
+
+    from fskd.types import Batch, Outputs, Shapes, TapShapes
 
     inputs = data(6, 5, 6)
     taps = TapShapes((5,), (4,), (), ())
-    shapes = Shapes(5, 6, (taps,), taps, inputs.targets)
+    shapes = Shapes(5, 6, taps, taps, inputs.targets)
     batch = Batch(torch.zeros(6, 1, 2, 2), inputs.targets, torch.arange(6))
-    outputs = (Outputs(inputs.student),), Outputs(inputs.teacher)
-    kd = KD(KDSettings(), shapes)(*outputs, batch, Progress())
-    plus = KDPlus(KDPlusSettings(), shapes)(*outputs, batch, Progress())
+    nets = {"student": Outputs(inputs.student), "teacher": Outputs(inputs.teacher)}
+    kd, plus = (values(speak(joint(name, shapes), batch, **nets)) for name in ("kd", "kdplus"))
     assert set(kd) == set(plus) == {"ce", "kd"}
     assert all(torch.equal(kd[name], plus[name]) for name in kd)
     torch.testing.assert_close(kd["kd"], kl_divergence(inputs.student, inputs.teacher, 4.0))

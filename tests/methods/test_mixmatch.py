@@ -7,7 +7,9 @@ import torch
 from recorded import Case, maps, real_batch, shapes, step, taps, weighted
 from torch import Tensor
 
+from fskd.errors import SettingError
 from fskd.methods import mixmatch
+from fskd.methods.base import methods
 from fskd.methods.compose import join
 from fskd.methods.mixmatch import MixMatch, draw, guessed_labels, mixed, squared_error
 from fskd.train.batches import with_rows
@@ -181,3 +183,10 @@ def test_in_a_run() -> None:
     assert terms.keys() == {"labelled", "guessed"}
     assert "guessed" not in joint.unit
     assert "labelled" in joint.unit
+
+
+def test_it_stands_alone() -> None:
+    """Rows that have labels of their own cannot learn another method's labels."""
+    parts = [("kdplus", methods.get("kdplus").Settings()), ("mixmatch", MixMatch.Settings())]
+    with pytest.raises(SettingError, match="'mixmatch' beside kdplus is not accepted"):
+        join(parts).stretches()

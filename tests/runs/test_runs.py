@@ -24,7 +24,7 @@ WANTED: dict[str, dict[str, Any]] = {
     "fsp": ALIKE,  # equal widths
     "lit": ALIKE,
     "meal_v2": {"teacher": "cnn_small+cnn_small"},
-    "mixmatch": {"data": {"unlabelled": "rest", "augment": {"affine": 1.0}}},
+    "mixmatch": {"data": {"unlabelled": "rest"}},
 }
 
 

@@ -129,7 +129,7 @@ class Averaged(Method):
 
     @property
     def roles(self) -> Mapping[str, Role]:
-        return {"average": Role(weights="ema", decay=0.5)}
+        return {"average": Role(weights="ema", decay=0.2)}
 
     def terms(self, step: Step) -> Terms:
         assert not step["average"].logits.requires_grad
@@ -141,12 +141,12 @@ def test_average_follows_the_student() -> None:
     states, own = [{k: v.clone() for k, v in net.state_dict().items()}], net.state_dict()
     net.register_forward_pre_hook(lambda *_: states.append({k: v.clone() for k, v in own.items()}))
     Ran(Averaged, net, steps=3, roles={"average": average})
-    seen = [*states[2:], own]
+    seen = [*states[-2:], own]  # behind every update
     for name, mean in average.state_dict().items():
         expected = states[0][name]
-        for state in seen:
-            now = state[name]
-            expected = 0.5 * expected + 0.5 * now if now.is_floating_point() else now
+        for step, state in enumerate(seen):
+            now, kept = state[name], min(0.2, (1 + step) / (10 + step))
+            expected = kept * expected + (1 - kept) * now if now.is_floating_point() else now
         torch.testing.assert_close(mean, expected)
     assert not average.training
 
