@@ -1,10 +1,10 @@
 """Faults put into methods on purpose: the tests must notice each of them.
 
 Run ``python tests/contract/mutants.py [--contract] [method ...]``. Every mutant is a text that is
-replaced in a copy of the package, against which the method's own tests, the recorded values and the contract run.
-Prints ``caught`` or ``SURVIVED``; exits with 1 if one survived or no longer fits its file. A mutant
-of a method that is not there is skipped. With ``--contract`` only the contract runs, to see what it
-finds in a method that has no tests of its own.
+replaced in a copy of the package, against which the method's own tests, the recorded values and the
+contract run. Prints ``caught`` or ``SURVIVED``; exits with 1 if one survived or no longer fits its
+file. A mutant of a method that is not there is skipped. With ``--contract`` only the contract runs,
+to see what it finds alone.
 """
 
 import os
@@ -145,11 +145,15 @@ def mutate(mutant: Mutant, folder: Path) -> bool:
     return True
 
 
-def noticed(mutant: Mutant, folder: Path, contract: bool) -> str:
-    """The first test that fails; empty if none does."""
+def copy_tests(folder: Path) -> None:
+    """The tests beside a copy of the package."""
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)
+
+
+def first_failure(mutant: Mutant, folder: Path, contract: bool) -> str:
+    """The first test that fails; empty if none does."""
     golden = os.environ.get("FSKD_GOLDEN", str(ROOT / ".." / "shared" / "golden"))
     environment = {**os.environ, "PYTHONPATH": str(folder), "FSKD_GOLDEN": golden}
     own = [test.format(name=mutant.method) for test in TESTS]
@@ -164,7 +168,7 @@ def noticed(mutant: Mutant, folder: Path, contract: bool) -> str:
             continue  # pytest would take everything
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "--tb=no"]
         done = subprocess.run(
-            [*command, "-p", "no:randomly", *options, *there],
+            [*command, *options, *there],
             cwd=folder, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -184,16 +188,32 @@ def judge(mutant: Mutant, contract: bool) -> bool:
         if not mutate(mutant, folder):
             print(f"OUTDATED  {title} ('{mutant.old}' is not once in {mutant.path})", flush=True)
             return False
-        test = noticed(mutant, folder, contract)
+        copy_tests(folder)
+        test = first_failure(mutant, folder, contract)
     print(f"{'caught  ' if test else 'SURVIVED'}  {title}{test and f' ({test})'}", flush=True)
     return bool(test)
 
 
+def healthy(method: str, contract: bool) -> bool:
+    """Whether a method's tests pass without a fault: if not, they would catch anything."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        shutil.copytree(ROOT / "fskd", folder / "fskd")
+        copy_tests(folder)
+        test = first_failure(Mutant(method, "", "", ""), folder, contract)
+    if test:
+        print(f"BROKEN    {method} without any fault ({test})", flush=True)
+    return not test
+
+
 def main(names: Sequence[str]) -> int:
     """All mutants, or those of some methods."""
-    wanted = set(names) - {"--contract"}
+    contract, wanted = "--contract" in names, set(names) - {"--contract"}
     chosen = [mutant for mutant in MUTANTS if not wanted or mutant.method in wanted]
-    return 0 if all([judge(mutant, "--contract" in names) for mutant in chosen]) else 1
+    there = {one.method for one in chosen if (ROOT / "fskd" / f"methods/{one.method}.py").is_file()}
+    if not all([healthy(method, contract) for method in sorted(there)]):
+        return 1
+    return 0 if all([judge(mutant, contract) for mutant in chosen]) else 1
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from arena import (
     suits,
     twin,
 )
-from cases import NAMES, PAIRS_OF, check, every, losses, trained
+from cases import NAMES, PAIRS_OF, check, every, losses, once, trained
 
 from fskd.errors import SettingError
 from fskd.methods.base import methods
@@ -67,6 +67,17 @@ def test_losses_and_gradients(name: str, pair: str, phase: int) -> None:
             assert parameter.grad is None, key
     assert any(p.grad is not None and p.grad.any() for p in wanted.values())
     assert all(p.grad is None and not p.requires_grad for p in arena.source.parameters())
+
+
+@once
+def test_terms_reach_what_their_players_train(name: str, pair: str, phase: int) -> None:
+    """A term that nobody can lower, or that another player ought to, is a mistake."""
+    arena = Arena(name, pair, phase).begin()
+    moves = {move.name: move.parameters for move in arena.learner().moves}
+    for key, term in arena.terms(arena.rows()).items():
+        own = moves[term.by]
+        slopes = torch.autograd.grad(term.value, own, retain_graph=True, allow_unused=True)
+        assert any(slope is not None for slope in slopes), key
 
 
 @every

@@ -13,12 +13,11 @@ from fskd.config import OptimConfig, Runtime
 from fskd.errors import TrainingError
 from fskd.methods.base import Method, Step, methods
 from fskd.methods.compose import Joint, join
-from fskd.methods.words import Phase, Player, Term, Terms, student, teacher
+from fskd.methods.words import Player, Term, Terms, student, teacher
 from fskd.models.taps import FeatureNet
 from fskd.teachers.base import Teacher
 from fskd.train.alone import Alone
 from fskd.train.devices import launch
-from fskd.train.loop import spans
 from fskd.train.step import Learner, ask
 from fskd.types import Batch, Outputs, Progress, Shapes
 
@@ -241,58 +240,6 @@ def test_a_player_without_a_turn_gets_nothing(adversarial: Learner) -> None:
     (judge,) = (move for move in adversarial.moves if move.name == "judge")
     assert all(p.grad is None for p in judge.parameters)
     assert not judge.optimizer.state
-
-
-class Early(Method):
-    """Two phases of the same student, as in ESKD: soft targets, then labels alone."""
-
-    goes_on = True
-
-    @property
-    def phases(self) -> Sequence[Phase]:
-        soft = Phase("soft", 1.0, objective=frozenset({"ce", "kd"}))
-        return soft, Phase(objective=frozenset({"ce"}), restart=not self.goes_on, share=3.0)
-
-
-class Anew(Early):
-    goes_on = False
-
-
-@pytest.mark.parametrize("cls", [Early, Anew])
-def test_a_phase_may_go_on(cls: type[Early], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Momentum and schedule go on with ``restart=False`` and begin anew without."""
-    methods.names()
-    monkeypatch.setitem(methods._parts, "early", cls)
-    net = small(0)
-    method = made("early", shapes_of(net, large(), N), kd_weight=1.0)
-    task, stretches = task_of(method, [net]), method.stretches()
-    assert [stretch.asks for stretch in stretches] == [True, False]
-    found = spans(stretches, 8)
-    assert [(span.start, span.end) for span in found] == [(0, 2), (2, 8)]
-    schedules = [(span.schedule_start, span.schedule_end) for span in found]
-    assert schedules == ([(0, 8), (0, 8)] if cls.goes_on else [(0, 2), (2, 8)])
-    task.enter(stretches[0])
-    first = Learner(task, stretches[0], OPTIM, FABRIC)
-    train([first], Teacher(large(), CPU), 2)
-    weight = net.net.get_parameter("fc.weight")
-    momentum = first.optimizers[0].state[weight]["momentum_buffer"].clone()
-    task.enter(stretches[1])
-    second = Learner(task, stretches[1], OPTIM, FABRIC, first if cls.goes_on else None)
-    assert (second.optimizers[0] is first.optimizers[0]) is cls.goes_on
-    kept = second.optimizers[0].state[weight].get("momentum_buffer")
-    assert (kept is not None and torch.equal(kept, momentum)) is cls.goes_on
-
-
-def test_spans_of_several_phases() -> None:
-    """A phase that goes on shares the schedule of the phase before, back to the last restart."""
-    (stretch,) = made("ce", shapes_of(small(0), None, N)).stretches()
-    kinds = [(1.0, True), (1.0, False), (1.0, True), (1.0, False), (1.0, False)]
-    phases = [stretch._replace(share=share, restart=restart) for share, restart in kinds]
-    found = spans(phases, 10)
-    assert [(one.start, one.end) for one in found] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
-    assert [(one.schedule_start, one.schedule_end) for one in found] == [
-        (0, 4), (0, 4), (4, 10), (4, 10), (4, 10)
-    ]  # fmt: skip
 
 
 def test_gradients_are_clipped_for_each_player(adversarial: Learner) -> None:
