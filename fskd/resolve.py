@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fskd.config import UNLABELLED, Component, DataConfig, RunConfig, TeacherConfig
+from fskd.config import RunConfig, TeacherConfig
 from fskd.data.datasets.base import datasets
 from fskd.data.samplers.base import samplers
 from fskd.errors import FskdError, SettingError, suggest
@@ -15,6 +15,7 @@ from fskd.methods.base import methods
 from fskd.methods.compose import join
 from fskd.raw import Raw, merge
 from fskd.registry import Registry
+from fskd.settings import UNLABELLED, Component, DataConfig
 from fskd.types import Settings
 
 M = TypeVar("M", bound=BaseModel)

@@ -8,7 +8,6 @@ import torch
 from tiny import SIZE, shapes_of, task_of, tiny
 from torch import Tensor, nn
 
-from fskd.config import OptimConfig
 from fskd.errors import SettingError
 from fskd.methods.base import Method, methods
 from fskd.methods.compose import join
@@ -17,6 +16,7 @@ from fskd.methods.plan import Given, Stretch
 from fskd.methods.words import Term
 from fskd.models.modes import in_mode
 from fskd.models.taps import LOGITS, FeatureNet
+from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.teachers.ensemble import Ensemble
 from fskd.train.alone import Alone

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from toys import loader, shapes
 
-from fskd.config import OptimConfig, Runtime
+from fskd.config import Runtime
 from fskd.generators.base import Generator
 from fskd.methods.base import Method
 from fskd.methods.compose import Joint
 from fskd.models.taps import FeatureNet
+from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.train.batches import BatchMaker
 from fskd.train.devices import launch

@@ -6,10 +6,11 @@ import pytest
 
 from fskd import run, sweep
 from fskd.api import distill
-from fskd.config import DataConfig, RunConfig, Runtime, TeacherConfig
+from fskd.config import RunConfig, Runtime, TeacherConfig
 from fskd.errors import SettingError
 from fskd.options import OPTIONS, settings_layer
 from fskd.raw import EXCLUSIVE
+from fskd.settings import DataConfig
 
 SECTIONS = {"data": DataConfig, "teacher": TeacherConfig, "runtime": Runtime}
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from fskd.config import FULL_SAMPLER, RunConfig
+from fskd.config import RunConfig
 from fskd.data.samplers.episodic import Episode, EpisodicSettings, draw_episodes
 from fskd.errors import FskdError, SettingError, TrainingError
 from fskd.results.stats import half_width, spread
@@ -32,6 +32,7 @@ from fskd.runs.teacher import Kind
 from fskd.runs.track import Tracks
 from fskd.runs.training import save_config, train
 from fskd.seeding import derive
+from fskd.settings import FULL_SAMPLER
 from fskd.teachers.base import Teacher, restrict
 from fskd.train.watch import Counts
 from fskd.types import DataSplits, ImageSet, LazyImages

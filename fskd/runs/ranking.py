@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fskd.config import DataConfig, RunConfig
+from fskd.config import RunConfig
 from fskd.data.loader import chunks
 from fskd.data.manifest import check_order, load_split, read_listed, shipped
 from fskd.data.samplers.base import Sampler, samplers
@@ -13,6 +13,7 @@ from fskd.data.samplers.stratified import Stratified
 from fskd.data.split_files import check_data, file_name
 from fskd.data.splits import Subset, check_balance, rank, subset_size, take
 from fskd.errors import DataError, SettingError
+from fskd.settings import DataConfig
 from fskd.types import DataSplits, ImageSet, Pool, Ranking
 
 COMPUTE = "none"  # data.splits=none

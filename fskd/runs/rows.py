@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fskd.config import DataConfig
 from fskd.data.datasets.base import fingerprint
 from fskd.data.pictures import folder_fingerprint
 from fskd.data.splits import Subset
@@ -13,6 +12,7 @@ from fskd.data.unlabelled import Unlabelled, from_folder, from_images, from_trai
 from fskd.errors import SettingError
 from fskd.generators.base import Generator
 from fskd.seeding import derive
+from fskd.settings import DataConfig
 from fskd.types import ImageSet
 
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from fskd.config import OptimConfig
 from fskd.methods.plan import Stretch
 from fskd.models.modes import in_mode
 from fskd.models.taps import LOGITS
 from fskd.seeding import derive, seed_global, torch_generator
+from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
 from fskd.train.batches import BatchMaker

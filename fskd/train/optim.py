@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fskd.config import OptimConfig
+from fskd.settings import OptimConfig
 from fskd.train.plain_optim import SGD, Adam, AdamW
 
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fskd.config import OptimConfig
 from fskd.errors import TrainingError
 from fskd.methods.plan import Given, Run, Stretch
 from fskd.methods.words import Player, Term
+from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
 from fskd.train.optim import build_optimizer, set_lr

@@ -11,11 +11,12 @@ from torch import Tensor
 from toys import loader, network
 from toys import shapes as toy_shapes
 
-from fskd.config import OptimConfig, Runtime
+from fskd.config import Runtime
 from fskd.methods.compose import Joint
 from fskd.methods.kdgan import KDGAN, deceit_loss, drawn_labels, judge_loss
 from fskd.methods.words import Role
 from fskd.models.taps import FeatureNet
+from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.train.batches import BatchMaker
 from fskd.train.devices import launch

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from toys import loader, network
 from toys import shapes as toy_shapes
 
-from fskd.config import OptimConfig, Runtime
+from fskd.config import Runtime
 from fskd.errors import SettingError
 from fskd.methods.base import Step
 from fskd.methods.meal_v2 import MEALV2, discriminator, mean_similarity, origin_loss
 from fskd.methods.needs import check_needs
 from fskd.resolve import resolve
+from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.teachers.ensemble import Ensemble
 from fskd.train.batches import BatchMaker

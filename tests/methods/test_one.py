@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from toys import images, loader, network
 from toys import shapes as toy_shapes
 
-from fskd.config import OptimConfig, Runtime
+from fskd.config import Runtime
 from fskd.errors import SettingError
 from fskd.methods.needs import check_needs
 from fskd.methods.one import ONE, ensemble, ensemble_divergence, make_gate, ramp_up
 from fskd.methods.plan import Source
 from fskd.methods.words import Role
 from fskd.models.sections import section
+from fskd.settings import OptimConfig
 from fskd.train.batches import BatchMaker
 from fskd.train.devices import launch
 from fskd.train.step import Learner

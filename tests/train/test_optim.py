@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fskd.config import OptimConfig
+from fskd.settings import OptimConfig
 from fskd.train.optim import build_optimizer, lr_factor, set_lr
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import SIZE, shapes_of, task_of, tiny
 
-from fskd.config import OptimConfig
 from fskd.methods.base import Method, methods
 from fskd.methods.compose import Joint, join
 from fskd.methods.words import Phase, Term
 from fskd.models.taps import FeatureNet
+from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.train.alone import Alone
 from fskd.train.loop import spans

@@ -9,12 +9,13 @@ import torch
 from tiny import SIZE, shapes_of, task_of, tiny
 from torch import Tensor, nn
 
-from fskd.config import OptimConfig, Runtime
+from fskd.config import Runtime
 from fskd.errors import TrainingError
 from fskd.methods.base import Method, Step, methods
 from fskd.methods.compose import Joint, join
 from fskd.methods.words import Player, Term, Terms, student, teacher
 from fskd.models.taps import FeatureNet
+from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.train.alone import Alone
 from fskd.train.devices import launch
