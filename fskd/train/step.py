@@ -93,7 +93,7 @@ class Learner:
         before: "Learner | None" = None,
     ) -> None:
         self.task, self.stretch, self.optim, self.fabric = task, stretch, optim, fabric
-        moves: list[Move] = _moves(task, optim) if before is None else before.moves
+        moves: list[Move] = _moves(task, optim) if before is None else _kept(before, task)
         wrapped, *stepping = fabric.setup(task, *(move.optimizer for move in moves))
         self.wrapped = wrapped
         self.moves: list[Move] = [
@@ -155,6 +155,18 @@ def total_loss(terms: Mapping[str, Term], unit: frozenset[str]) -> Tensor:
     total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
     divisor = sum(term.weight for name, term in terms.items() if name in unit)
     return total / divisor if divisor > 0 else total
+
+
+def _kept(before: Learner, task: DistillTask) -> list[Move]:
+    """The players of the phase before, who go on with the same parameters.
+
+    Raises:
+        ValueError: If this phase trains others, which no optimiser would have.
+    """
+    known = {id(p) for move in before.moves for p in move.parameters}
+    if known != {id(p) for p in task.parameters() if p.requires_grad}:
+        raise ValueError("a phase that does not restart trains what the phase before it trains")
+    return before.moves
 
 
 def _moves(task: DistillTask, optim: OptimConfig) -> list[Move]:

@@ -231,7 +231,7 @@ def test_training_is_the_same() -> None:
 
 def test_kdplus_without_rows_is_kd(data: Any) -> None:
     """Through the methods: the generated term is left out, the others are the same."""
-    from speaking import joint, speak, values
+    from steps import joint, speak, values
 
     from fskd.types import Batch, Outputs, Shapes, TapShapes
 
@@ -240,7 +240,7 @@ def test_kdplus_without_rows_is_kd(data: Any) -> None:
     shapes = Shapes(5, 6, taps, taps, inputs.targets)
     batch = Batch(torch.zeros(6, 1, 2, 2), inputs.targets, torch.arange(6))
     nets = {"student": Outputs(inputs.student), "teacher": Outputs(inputs.teacher)}
-    kd, plus = (values(speak(joint(name, shapes), batch, **nets)) for name in ("kd", "kdplus"))
+    kd, plus = (values(speak(joint(name, shapes), nets, batch)) for name in ("kd", "kdplus"))
     assert set(kd) == set(plus) == {"ce", "kd"}
     assert all(torch.equal(kd[name], plus[name]) for name in kd)
     torch.testing.assert_close(kd["kd"], kl_divergence(inputs.student, inputs.teacher, 4.0))

@@ -2,7 +2,7 @@
 
 import torch
 from recorded import Case, maps
-from speaking import joint, speak
+from steps import joint, speak
 from toys import network, shapes
 
 from fskd.generators.mixup import MixupSettings
@@ -22,7 +22,7 @@ def test_recorded() -> None:
     none = torch.empty(0, dtype=torch.int64)
     batch = Batch(torch.zeros(rows, 1, 2, 2), none, none, {"generated": slice(0, rows)})
     run = joint("funmatch", shapes(network(0)))
-    terms = speak(run, batch, student=Outputs(student), teacher=Outputs(teacher))
+    terms = speak(run, {"student": Outputs(student), "teacher": Outputs(teacher)}, batch)
     assert terms.keys() == {"generated"}
     assert terms["generated"].weight == 1
     case.loss(terms["generated"].value)
@@ -33,7 +33,7 @@ def test_real_rows_without_a_generator() -> None:
     run = joint("funmatch", shapes(network(0)))
     batch = Batch(torch.zeros(1, 1, 2, 2), torch.tensor([0]), torch.tensor([0]))
     student, teacher = (maps(1, 3, seed=i, dtype=torch.bfloat16) for i in (0, 1))
-    terms = speak(run, batch, student=Outputs(student), teacher=Outputs(teacher))
+    terms = speak(run, {"student": Outputs(student), "teacher": Outputs(teacher)}, batch)
     assert {name: term.weight for name, term in terms.items()} == {"ce": 0, "kd": 1}
     exact = kl_divergence(student.float(), teacher.float(), 1.0)
     torch.testing.assert_close(terms["kd"].value, exact)

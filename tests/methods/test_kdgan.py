@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from recorded import maps, real_batch, step
-from speaking import joint
+from steps import joint
 from torch import Tensor
 from toys import loader, network
 from toys import shapes as toy_shapes

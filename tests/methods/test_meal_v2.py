@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from recorded import Case, maps, real_batch, shapes, taps, weighted
-from speaking import joint
+from steps import joint
 from torch import Tensor, nn
 from toys import loader, network
 from toys import shapes as toy_shapes

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from recorded import Case, maps, real_batch, shapes, step, taps, weighted
-from speaking import joint, weights
+from steps import joint, weights
 from torch import Tensor, nn
 from toys import images, loader, network
 from toys import shapes as toy_shapes

@@ -99,6 +99,18 @@ def test_a_phase_may_go_on(cls: type[Early], monkeypatch: pytest.MonkeyPatch) ->
     assert (kept is not None and torch.equal(kept, momentum)) is cls.goes_on
 
 
+def test_a_phase_that_goes_on_trains_the_same() -> None:
+    """What no optimiser has would never be updated."""
+    net = small(0)
+    method = made("ce", shapes_of(net, None, N))
+    task, (stretch,) = task_of(method, [net]), method.stretches()
+    task.enter(stretch._replace(trains=("student.features",)))
+    first = Learner(task, stretch, OPTIM, FABRIC)
+    task.enter(stretch)
+    with pytest.raises(ValueError, match="trains what the phase before it trains"):
+        Learner(task, stretch, OPTIM, FABRIC, first)
+
+
 def test_spans_of_several_phases() -> None:
     """A phase that goes on shares the schedule of the phase before, back to the last restart."""
     (stretch,) = made("ce", shapes_of(small(0), None, N)).stretches()
