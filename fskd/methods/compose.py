@@ -115,9 +115,10 @@ class Joint(nn.Module):
             runs = plan.add_all(asked)
             if objective is not None:
                 labelled += [plan.labelled(n, runs) for n in method.labelled]
-            relabels = type(method).relabel is not Method.relabel
-            voices.append(Voice(part, phase, runs, relabels))
-            speaks = type(method).terms is not Method.terms or phase.terms != "terms"
+            kind = type(method)
+            speaks = kind.terms is not Method.terms or phase.terms != "terms"
+            flags = kind.relabel is not Method.relabel, speaks, kind.views is not Method.views
+            voices.append(Voice(part, phase, runs, *flags))
             reads = speaks and method.rows == "base"
             generated, unlabelled = generated or reads, unlabelled or reads
             unlabelled = unlabelled or method.needs.unlabelled > 0
@@ -148,7 +149,7 @@ class Joint(nn.Module):
         """The batch with the views of the methods that have a say appended."""
         inputs, parts = [batch.inputs], dict(batch.parts)
         start = len(batch.inputs)
-        for voice in stretch.voices:
+        for voice in (voice for voice in stretch.voices if voice.views):
             for name, rows in self.methods[voice.part].views(batch, rng).items():
                 if name in parts:
                     raise ValueError(f"two methods name their views '{name}'")
@@ -170,7 +171,7 @@ class Joint(nn.Module):
             stretch: The phase.
         """
         found = self._shared(given, batch, stretch)
-        for voice in stretch.voices:
+        for voice in (voice for voice in stretch.voices if voice.speaks):
             method = self.methods[voice.part]
             if batch.count(method.rows) < method.needs.min_rows:
                 continue

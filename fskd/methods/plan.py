@@ -42,12 +42,23 @@ class Run(NamedTuple):
 
 
 class Voice(NamedTuple):
-    """A method that has a say in a stretch: its phase, and which run each of its passes is."""
+    """A method that has a say in a stretch.
+
+    Attributes:
+        part: The method.
+        phase: Its phase there.
+        runs: Which run each of its passes is.
+        relabels: Whether it chooses rows and soft labels itself.
+        speaks: Whether it has terms of its own.
+        views: Whether it adds rows.
+    """
 
     part: str
     phase: Phase
     runs: Mapping[str, int]
     relabels: bool = False
+    speaks: bool = True
+    views: bool = True
 
 
 class Stretch(NamedTuple):

@@ -86,6 +86,7 @@ def fit(training: Training, optimizer_states: Sequence[dict[str, Any]] = ()) -> 
 
 def _run_phase(training: Training, learner: Learner, stretch: Stretch, span: Span) -> None:
     task, teacher, batches, _, optim, fabric, seed, watch = training
+    relabels, trained = stretch.relabels, stretch.trained
     for step in range(watch.counts.step, span.end):
         done = (step - span.start) / (span.end - span.start)
         progress = Progress(stretch.name, done, step, batches.epoch(step))
@@ -95,13 +96,13 @@ def _run_phase(training: Training, learner: Learner, stretch: Stretch, span: Spa
             batches.generator.on_epoch(tools(progress, training, "epoch", progress.epoch))
         batch = batches.batch(step, stretch)
         seed_global(derive(seed, "dropout", step, fabric.global_rank), fabric.device)
-        if stretch.relabels:
+        if relabels:
             batch = _relabelled(batch, training, stretch, step)
         (known,) = ask(teacher, batch, [stretch], fabric)
         length = span.schedule_end - span.schedule_start
         rate = lr_factor(optim, (step - span.schedule_start) / length)
         terms = learner.update(batch, known, progress, rate)
-        watch.count(terms, len(batch.inputs) if stretch.trained else 0)
+        watch.count(terms, len(batch.inputs) if trained else 0)
         watch.look(stretch.name, step + 1 == span.end, task, learner.optimizers, teacher)
 
 

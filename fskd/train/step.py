@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from fskd.errors import TrainingError
 from fskd.methods.plan import Given, Run, Stretch
-from fskd.methods.words import Player, Term
+from fskd.methods.words import Mode, Player, Term
 from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
 from fskd.train.alone import AnyFabric
 from fskd.train.optim import build_optimizer, set_lr
 from fskd.train.task import DistillTask
 from fskd.types import Batch, Outputs, Progress
+
+Question = tuple[str, Mode, bool]  # a run of the teacher but for its taps
 
 
 def ask(
@@ -32,29 +34,28 @@ def ask(
         stretches: The phase of every learner.
         fabric: Precision.
     """
-    wanted: dict[Run, frozenset[str]] = {}
+    wanted: dict[Question, frozenset[str]] = {}
     for run in (run for stretch in stretches for run in stretch.runs if run.asks):
-        question = run._replace(taps=frozenset())
-        wanted[question] = wanted.get(question, frozenset()) | run.taps
+        question = run.net, run.mode, run.input_grad
+        wanted[question] = wanted.get(question, run.taps) | run.taps
     if not wanted:
         return [() for _ in stretches]
     if teacher is None:
         raise TrainingError("a method asks the teacher, and there is none")
     with fabric.autocast():
-        found = {
-            question: teacher.each(batch, taps)
-            if question.net == "teachers"
-            else teacher.answer(batch, taps, question.mode, question.input_grad)
-            for question, taps in wanted.items()
+        found: dict[Question, Given] = {
+            (net, mode, grad): teacher.each(batch, taps)
+            if net == "teachers"
+            else teacher.answer(batch, taps, mode, grad)
+            for (net, mode, grad), taps in wanted.items()
         }
-    return [
-        tuple(
-            _only(found[run._replace(taps=frozenset())], run.taps)
-            for run in stretch.runs
-            if run.asks
-        )
-        for stretch in stretches
-    ]
+
+    def answer(run: Run) -> Given:
+        question = run.net, run.mode, run.input_grad
+        given = found[question]
+        return given if run.taps == wanted[question] else _only(given, run.taps)
+
+    return [tuple(answer(run) for run in stretch.runs if run.asks) for stretch in stretches]
 
 
 def _only(given: Given, taps: frozenset[str]) -> Given:
