@@ -12,7 +12,7 @@ from fskd.data.samplers.base import samplers
 from fskd.errors import FskdError, SettingError, suggest
 from fskd.generators.base import generators
 from fskd.methods.base import methods
-from fskd.methods.compose import join
+from fskd.methods.compose import described
 from fskd.raw import Raw, merge
 from fskd.registry import Registry
 from fskd.settings import UNLABELLED, Component, DataConfig
@@ -200,7 +200,7 @@ def _generator(raw: object, method: Component, section: str) -> Component | None
     if name in (None, "none"):
         return None
     rest = {k: v for k, v in raw.items() if k != "name"} if isinstance(raw, Mapping) else {}
-    uses = any(stretch.generated for stretch in join(method.parts).stretches())
+    uses = any(stretch.generated for stretch in described(method.parts).stretches())
     if name == "auto":
         own = [methods.get(part).default_generator for part, _ in method.parts]
         name = next((g for g in own if g), None)
@@ -237,7 +237,7 @@ def _check_averages(config: RunConfig) -> None:
     level: RunConfig | TeacherConfig | None = config
     section = ""
     while level is not None:
-        if level.optim.ema is not None and "ema" in join(level.method.parts).roles:
+        if level.optim.ema is not None and "ema" in described(level.method.parts).roles:
             accepted = f"none: {level.method.name} keeps an average of its own"
             raise SettingError(f"{section}optim.ema", level.optim.ema, accepted)
         level, section = level.teacher, f"{section}teacher."
@@ -245,7 +245,7 @@ def _check_averages(config: RunConfig) -> None:
 
 def _check_unlabelled(config: RunConfig) -> None:
     """SettingError unless unlabelled images are there where they are needed, and read if there."""
-    method, data = join(config.method.parts), config.data
+    method, data = described(config.method.parts), config.data
     if data.unlabelled is None:
         if who := _who_needs_unlabelled(config.method):
             accepted = f"{UNLABELLED} (--unlabelled), since {who} needs some"
@@ -269,13 +269,13 @@ def _check_unlabelled(config: RunConfig) -> None:
 
 def _who_needs_unlabelled(method: Component) -> str:
     """Name of the method that needs most views of unlabelled rows; empty if none needs any."""
-    views = {name: one.needs.unlabelled for name, one in join(method.parts).methods.items()}
+    views = {name: one.needs.unlabelled for name, one in described(method.parts).methods.items()}
     return max(views, key=lambda name: views[name]) if any(views.values()) else ""
 
 
 def needs_teacher(method: Component) -> bool:
     """True if some phase asks the teacher."""
-    return any(stretch.asks for stretch in join(method.parts).stretches())
+    return any(stretch.asks for stretch in described(method.parts).stretches())
 
 
 def uses_teacher(config: RunConfig) -> bool:
@@ -287,7 +287,7 @@ def uses_teacher(config: RunConfig) -> bool:
 
 def students_needed(method: Component) -> int:
     """How many students the method trains together."""
-    return join(method.parts).n_students
+    return described(method.parts).n_students
 
 
 def _check_students(config: Raw, method: Component) -> None:

@@ -1,6 +1,7 @@
 """``a+b``: methods that share passes and one objective, and what each phase of a run asks for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeVar, cast
 
 import torch
@@ -228,6 +229,19 @@ def join(parts: Sequence[Part], ema: float | None = None) -> Joint:
     """The methods of these names and settings; see ``Joint``."""
     made = {name: methods.get(name)(cast(BareSettings, own)) for name, own in parts}
     return Joint(made, ema)
+
+
+def described(parts: Sequence[Part]) -> Joint:
+    """The same, shared by all who look at it while settings are read, and never built."""
+    return _described(
+        tuple((name, methods.get(name), cast(BareSettings, own)) for name, own in parts)
+    )
+
+
+@lru_cache(maxsize=256)
+def _described(parts: tuple[tuple[str, type[Method], BareSettings], ...]) -> Joint:
+    # The class is part of what is looked up: a method that is registered anew is another one.
+    return Joint({name: kind(own) for name, kind, own in parts})
 
 
 def _inside(part: str, trains: str) -> str:

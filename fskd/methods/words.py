@@ -140,7 +140,7 @@ class Needs(NamedTuple):
         square: Images are square.
         teachers: Least number of teachers.
         unlabelled: Views of each unlabelled row; 0 if it needs no unlabelled rows.
-        min_rows: Own terms are left out in a batch with fewer rows, and no batch may be smaller.
+        min_rows: Own terms are left out in a batch with fewer rows.
         exact_logits: A black box, whose logits are known up to a constant per row, will not do.
         one_process: It has memories, or players, that several processes cannot share.
     """

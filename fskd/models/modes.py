@@ -10,6 +10,17 @@ _Norm = nn.modules.batchnorm._NormBase
 
 
 @contextmanager
+def modes_kept(net: nn.Module) -> Iterator[None]:
+    """Restores the train or eval mode of every module of a network."""
+    modes = [(module, module.training) for module in net.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def in_mode(net: nn.Module, mode: Literal["eval", "batch"]) -> Iterator[None]:
     """The network in eval mode, or with batch statistics; everything is as before afterwards.
 
@@ -20,17 +31,15 @@ def in_mode(net: nn.Module, mode: Literal["eval", "batch"]) -> Iterator[None]:
         net: The network.
         mode: ``eval`` or ``batch``.
     """
-    before = [(module, module.training) for module in net.modules()]
     norms = [module for module in net.modules() if isinstance(module, _Norm)]
     tracked = [norm.track_running_stats for norm in norms]
-    net.eval()
-    try:
-        if mode == "batch":
-            for norm in norms:
-                norm.training, norm.track_running_stats = True, False
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-        for norm, tracks in zip(norms, tracked, strict=True):
-            norm.track_running_stats = tracks
+    with modes_kept(net):
+        net.eval()
+        try:
+            if mode == "batch":
+                for norm in norms:
+                    norm.training, norm.track_running_stats = True, False
+            yield
+        finally:
+            for norm, tracks in zip(norms, tracked, strict=True):
+                norm.track_running_stats = tracks

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from fskd.errors import SettingError
 from fskd.models.cuts import After, bounds, cut_graph
+from fskd.models.modes import modes_kept
 from fskd.models.restricted import Restricted
 from fskd.models.staged import Staged
 from fskd.models.taps import LOGITS, FeatureNet
-from fskd.models.trace import TraceError, modes_kept
+from fskd.models.trace import TraceError
 from fskd.types import Outputs
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
+from fskd.models.modes import modes_kept
 from fskd.models.norms import find_norm
 from fskd.models.staged import Staged
-from fskd.models.trace import TapGraph, TraceError, last_linear, modes_kept, trace
+from fskd.models.trace import TapGraph, TraceError, last_linear, trace
 from fskd.types import TAPS, Outputs, TapShapes
 
 LOGITS = frozenset({"logits"})

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 from torch.nn.modules.dropout import _DropoutNd
 
+from fskd.models.modes import modes_kept
 from fskd.models.stages import find_stages, find_stem, is_activation_module, module_of
 from fskd.types import Outputs
 
@@ -240,17 +241,6 @@ def first_line(error: Exception) -> str:
     """First line of an error's message, at most 200 characters."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-@contextmanager
-def modes_kept(net: nn.Module) -> Iterator[None]:
-    """Restores the train or eval mode of every module of a network."""
-    modes = [(module, module.training) for module in net.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from fskd.runs.prepare import (
 )
 from fskd.runs.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.runs.session import Session
-from fskd.runs.teacher import about_made, about_teacher, make_source, mark, teacher_runs
+from fskd.runs.teacher import about_all, about_teacher, make_source, mark, teacher_runs
 from fskd.runs.track import Tracks, open_tracks
 from fskd.runs.training import train
 from fskd.teachers.base import Teacher, members
@@ -188,7 +188,7 @@ def make_teacher(
         procedures.get("chain")().run(job.config, hands)
         nets = [cast(FeatureNet, net) for net in members(job.teacher)]
         made = zip(nets, runs, strict=True)
-        about = about_made([_made_member(net, one, session, given) for net, one in made])
+        about = about_all([_made_member(net, one, session, given) for net, one in made])
     else:
         about = about_teacher(job.config, given.teacher)
     return Teacher(job.teacher, session.device, job.queries), about

@@ -78,26 +78,21 @@ def about_teacher(config: RunConfig, given: GivenTeacher | None) -> dict[str, An
     if given is not None:
         kinds = [type(net.net if isinstance(net, FeatureNet) else net) for net in several(given)]
         names = [kind.__name__ for kind in kinds] or [function_name(cast(Any, given))]
-        return _joined([{"key": k, "name": n} for k, n in zip(_keys(key), names, strict=True)])
+        return about_all([{"key": k, "name": n} for k, n in zip(_keys(key), names, strict=True)])
     teacher = cast(TeacherConfig, config.teacher)
     if teacher.checkpoint is None:
         code = config.inputs_sha256.get(f"code {teacher.name.partition(':')[0]}")
         return {"key": key or code, "name": teacher.name}
     rows = zip(_keys(key), teacher.names, teacher.checkpoints, strict=True)
-    return _joined([{"key": k, "name": n, "checkpoint": file} for k, n, file in rows])
-
-
-def about_made(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Name and key of the teacher that runs made, from those of each."""
-    return _joined(made)
+    return about_all([{"key": k, "name": n, "checkpoint": file} for k, n, file in rows])
 
 
 def _keys(key: str | None) -> list[str | None]:
     return [None] if key is None else list(key.split("+"))
 
 
-def _joined(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One as it is; several with their names and keys joined by ``+``."""
+def about_all(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One member as it is; several with their names and keys joined by ``+``."""
     if len(members) == 1:
         return members[0]
     about: dict[str, Any] = {n: "+".join(str(m[n]) for m in members) for n in ("key", "name")}

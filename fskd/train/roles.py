@@ -23,9 +23,6 @@ class Roles(NamedTuple):
     shared: dict[str, nn.Module]
 
 
-NO_ROLES = Roles({}, {})
-
-
 def make_roles(
     roles: Mapping[str, Role],
     students: Sequence[FeatureNet],

@@ -1,50 +1,24 @@
 """One update: what is asked once for all, who minimises what, and what goes on between phases."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
-from tiny import SIZE, shapes_of, task_of, tiny
+from learners import CPU, FABRIC, OPTIM, ROWS, N, large, made, rows, small, train
+from tiny import shapes_of, task_of
 from torch import Tensor, nn
 
 from fskd.config import Runtime
 from fskd.errors import TrainingError
 from fskd.methods.base import Method, Step, methods
-from fskd.methods.compose import Joint, join
 from fskd.methods.words import Player, Term, Terms, student, teacher
-from fskd.models.taps import FeatureNet
 from fskd.settings import OptimConfig
 from fskd.teachers.base import Teacher
-from fskd.train.alone import Alone
 from fskd.train.devices import launch
 from fskd.train.step import Learner, ask
-from fskd.types import Batch, Outputs, Progress, Shapes
-
-K, N, ROWS = 4, 16, 8
-CPU = torch.device("cpu")
-FABRIC = Alone(CPU)
-OPTIM = OptimConfig(lr=0.05)
-
-
-def small(seed: int) -> FeatureNet:
-    return tiny(4, (6, 2, 1), (8, 2, 1), seed=seed)
-
-
-def large(seed: int = 9) -> FeatureNet:
-    return tiny(6, (8, 2, 2), (12, 2, 1), seed=seed)
-
-
-def rows(step: int) -> Batch:
-    rng = torch.Generator().manual_seed(step)
-    indices = torch.randperm(N, generator=rng)[:ROWS]
-    return Batch(torch.randn(ROWS, *SIZE, generator=rng), indices % K, indices)
-
-
-def made(names: str, shapes: Shapes, **settings: Any) -> Joint:
-    parts = [(name, methods.get(name).Settings(**settings)) for name in names.split("+")]
-    return join(parts).build(shapes)
+from fskd.types import Outputs, Progress, Shapes
 
 
 def learner(names: str, seed: int, **settings: Any) -> Learner:
@@ -59,19 +33,6 @@ def learner(names: str, seed: int, **settings: Any) -> Learner:
 
 def state(one: Learner) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in one.task.state_dict().items()}
-
-
-def train(learners: Sequence[Learner], source: Teacher, steps: int = 5) -> list[dict[str, Term]]:
-    """Updates on one teacher pass a step; every learner's last terms."""
-    last: list[dict[str, Term]] = []
-    for step in range(steps):
-        batch = rows(step)
-        known = ask(source, batch, [one.stretch for one in learners], FABRIC)
-        progress = Progress("main", step / steps, step)
-        last = [
-            one.update(batch, own, progress, 0.7) for one, own in zip(learners, known, strict=True)
-        ]
-    return last
 
 
 ARMS = ("kd", "at", "rkd")
