@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fskd.data.augment import AugmentSettings
-from fskd.raw import SIZE
+from fskd.raw import PLACES, SIZE
 from fskd.settings import (
     FULL_SAMPLER,
     LABELS_ONLY,
@@ -93,7 +93,7 @@ class RunConfig(Settings):
     def payload(self) -> dict[str, Any]:
         """What the key is computed from: the settings without places."""
         dump = self.model_dump(mode="json")
-        for place in ("root", "download", "splits"):
+        for place in PLACES:
             dump["data"].pop(place)
         if self.data.split_file is None or "split" in self.inputs_sha256:
             dump["data"].pop("split_file")

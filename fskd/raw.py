@@ -16,6 +16,8 @@ NAMED = {"method", "generator", "sampler"}
 # Settings of which at most one holds: a stronger layer's choice drops the weaker layer's.
 SIZE, LENGTH = ("fraction", "shots", "n"), ("steps", "epochs")
 EXCLUSIVE = (SIZE, LENGTH)
+# Settings of the data that change no result.
+PLACES = ("root", "download", "splits", "cache_gib")
 
 
 def merge(weak: Mapping[str, Any], strong: Mapping[str, Any], top: bool = True) -> Raw:

@@ -43,6 +43,23 @@ class DataConfig(Settings):
     root: str | None = Field(None, description="File or folder of the data; not in the key.")
     image_size: int | None = Field(None, ge=8, le=1024, description="Side of folder images.")
     download: bool = Field(False, description="Fetch the data if absent; not in the key.")
+    mean: tuple[float, ...] | None = later(
+        None, description="Subtracted from each channel of images in [0, 1]; the data's if none."
+    )
+    std: tuple[float, ...] | None = later(None, description="What they are then divided by.")
+    background: str = later("white", description="Colour behind transparent images.")
+    on_error: Literal["stop", "skip"] = later(
+        "stop", description="What is done about image files that cannot be read."
+    )
+    test_share: float | None = later(
+        None, gt=0, lt=1, description="Set aside where there is no test part; 0.25 if none."
+    )
+    class_order: Literal["natural", "sorted"] = later(
+        "natural", description="Of class names: 2 before 10, or sorted as text (torchvision)."
+    )
+    cache_gib: float = Field(
+        10.0, ge=0, description="Room on disk for decoded images, in GiB; not in the key."
+    )
     sampler: Component
     fraction: float | None = Field(None, gt=0, le=1)
     shots: int | None = Field(None, ge=1, description="Examples per class.")
@@ -65,6 +82,36 @@ class DataConfig(Settings):
     unlabelled_share: float = later(
         0.5, gt=0, lt=1, description="Their share of the rows that are not generated."
     )
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _one_channel(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, int | float) else given
+
+    @field_validator("mean")
+    @classmethod
+    def _in_range(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if given is not None and not all(0 <= value <= 1 for value in given):
+            raise ValueError("Input should be in [0, 1], the range of the images (divide by 255?)")
+        return given
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if given is not None and not all(0 < value <= 1 for value in given):
+            raise ValueError("Input should be in (0, 1], on the images' scale (divide by 255?)")
+        return given
+
+    @field_validator("background")
+    @classmethod
+    def _colour(cls, given: str) -> str:
+        from PIL import ImageColor
+
+        try:
+            ImageColor.getrgb(given)
+        except ValueError:
+            raise ValueError("Input should be a colour such as white, gray or #808080") from None
+        return given
 
     @field_validator("unlabelled", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ DDP, autocast wrappers and ``torch.compile``, where frozen dataclasses are refus
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
@@ -235,6 +235,7 @@ class ImageSet:
         std: Per-channel standard deviation on the same scale.
         fingerprint: sha256 over images and labels, in hexadecimal.
         size: (C, H, W) that the networks receive.
+        about: What is to be said of where they are from, such as how many files were left out.
     """
 
     images: Tensor | LazyImages
@@ -244,6 +245,7 @@ class ImageSet:
     std: tuple[float, ...]
     fingerprint: str
     size: tuple[int, int, int]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.targets)

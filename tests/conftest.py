@@ -20,6 +20,13 @@ TINY: dict[str, Any] = {
 TINY_OPTIONS = ["--steps", "6", "--fraction", "0.1", "--set", "teacher.budget.steps=20"]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Decoded images of a test stay with it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    return tmp_path / ".cache"
+
+
 @pytest.fixture(scope="session")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all runs of a test session, so that teachers are reused."""

@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +32,34 @@ class AugmentSettings(Settings):
         return bool(self.crop or self.flip or self.affine)
 
 
-def random_crop(images: Tensor, padding: int, rng: torch.Generator) -> Tensor:
+class Part(NamedTuple):
+    """Which rows of a joint batch are here; moves are drawn for all of them.
+
+    Attributes:
+        rows: Of the joint batch.
+        own: Those that are here.
+    """
+
+    rows: int
+    own: slice
+
+
+def _drawn(drawn: Tensor, part: Part | None) -> Tensor:
+    return drawn if part is None else drawn[..., part.own]
+
+
+def _n(images: Tensor, part: Part | None) -> int:
+    return len(images) if part is None else part.rows
+
+
+def random_crop(
+    images: Tensor, padding: int, rng: torch.Generator, part: Part | None = None
+) -> Tensor:
     """Zero-pads by ``padding`` pixels and crops each image to its old size at a random place."""
     batch, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    drawn = torch.randint(2 * padding + 1, (2, batch), generator=rng)
-    corner = to_device(drawn, images.device)
+    drawn = torch.randint(2 * padding + 1, (2, _n(images, part)), generator=rng)
+    corner = to_device(_drawn(drawn, part), images.device)
     rows = corner[0][:, None] + torch.arange(height, device=images.device)
     columns = corner[1][:, None] + torch.arange(width, device=images.device)
     which = torch.arange(batch, device=images.device)
@@ -45,15 +68,19 @@ def random_crop(images: Tensor, padding: int, rng: torch.Generator) -> Tensor:
     return crops.permute(0, 3, 1, 2).contiguous()
 
 
-def random_flip(images: Tensor, rng: torch.Generator) -> Tensor:
+def random_flip(images: Tensor, rng: torch.Generator, part: Part | None = None) -> Tensor:
     """Mirrors each image left to right with probability 1/2."""
-    mirror = to_device(torch.rand(len(images), generator=rng) < 0.5, images.device)
+    drawn = _drawn(torch.rand(_n(images, part), generator=rng), part)
+    mirror = to_device(drawn < 0.5, images.device)
     return torch.where(mirror[:, None, None, None], images.flip(3), images)
 
 
-def random_affine(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
+def random_affine(
+    images: Tensor, strength: float, rng: torch.Generator, part: Part | None = None
+) -> Tensor:
     """Rotates, scales and shifts each float image a little; what comes in from outside is 0."""
-    draw = (torch.rand(4, len(images), generator=rng) * 2 - 1) * strength
+    drawn = _drawn(torch.rand(4, _n(images, part), generator=rng), part)
+    draw = (drawn * 2 - 1) * strength
     angle, scale = draw[0] * math.radians(10), 1 + 0.1 * draw[1]
     cos, sin = angle.cos() / scale, angle.sin() / scale
     # affine_grid's axes run from -1 to 1 on either side, so a shift of 10 % of the side is 0.2 and
@@ -83,12 +110,21 @@ def _scale_and_shift(
     return 1 / (255 * spread), torch.tensor(mean, device=device).view(1, -1, 1, 1) / spread
 
 
-def augment(images: Tensor, settings: AugmentSettings, rng: torch.Generator) -> Tensor:
-    """Applies the active moves to images (B, C, H, W) on the scale 0..255."""
+def augment(
+    images: Tensor, settings: AugmentSettings, rng: torch.Generator, part: Part | None = None
+) -> Tensor:
+    """Applies the active moves to images (B, C, H, W) on the scale 0..255.
+
+    Args:
+        images: The images.
+        settings: Which moves.
+        rng: Source of the draws, on the CPU.
+        part: Which rows of a joint batch these are; None for all.
+    """
     if settings.crop:
-        images = random_crop(images, settings.crop, rng)
+        images = random_crop(images, settings.crop, rng, part)
     if settings.flip:
-        images = random_flip(images, rng)
+        images = random_flip(images, rng, part)
     if settings.affine:
-        images = random_affine(images.float(), settings.affine, rng)
+        images = random_affine(images.float(), settings.affine, rng, part)
     return images

@@ -9,13 +9,15 @@ a batch is full even with fewer examples than rows, and a resumed run needs no s
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fskd.data.augment import AugmentSettings, augment, normalise
+from fskd.data.augment import AugmentSettings, Part, augment, normalise
+from fskd.data.datasets.decode import centre_square
 from fskd.errors import SettingError
-from fskd.seeding import derive, to_device, torch_generator
+from fskd.seeding import to_device, torch_generator
 from fskd.types import Batch, ImageSet
 
 # Pixels of the images that go through a network at once where nothing is learned. On a CPU the maps
@@ -126,10 +128,9 @@ class DeviceLoader:
 
 
 class WorkerLoader:
-    """Loader of images on disk, decoded and augmented with torchvision in worker processes.
+    """Loader of images on disk, decoded in worker processes, then moved like those in memory.
 
-    ``crop`` means a random resized crop, ``flip`` a mirror image and ``affine`` torchvision's
-    random affine move. Every sample's moves are drawn from (seed, step, row).
+    With one process, its batches are those that a ``DeviceLoader`` makes of the same images.
 
     Args:
         source: The training images (``LazyImages``).
@@ -161,8 +162,8 @@ class WorkerLoader:
     ) -> None:
         self.source, self.subset, self.seed, self.device = source, subset, seed, device
         self.stream, self.view = IndexStream(len(subset), rows, seed), view
-        self.fixed_views = not moves.active
-        self.dataset = DecodedImages(source, moves)
+        self.fixed_views, self.moves = not moves.active, moves
+        self.dataset = DecodedImages(source)
         self.workers, self.rank, self.world = workers, rank, world
         self._next_step = -1
         self._batches: Iterator[Any] = iter(())
@@ -180,17 +181,17 @@ class WorkerLoader:
         images, index = next(self._batches)
         self._next_step += 1
         targets = self.source.targets[self.subset[index]].to(self.device)
-        inputs = normalise(images.to(self.device), self.source)
-        return Batch(inputs, targets, index.to(self.device))
+        images = images.to(self.device)
+        if self.moves.active:
+            rng = torch_generator(self.seed, "augment", step, *_view(self.view))
+            own = Part(self.stream.rows, slice(self.rank, None, self.world))
+            images = augment(images, self.moves, rng, own)
+        return Batch(normalise(images, self.source), targets, index.to(self.device))
 
-    def rows_of(self, step: int) -> list[tuple[int, int, int]]:
-        """(position in the data set, position in the subset, seed) of this process's rows."""
-        index = self.stream(step).tolist()
-        return [
-            (int(self.subset[i]), i, derive(self.seed, "augment", step, row, *_view(self.view)))
-            for row, i in enumerate(index)
-            if row % self.world == self.rank
-        ]
+    def rows_of(self, step: int) -> list[tuple[int, int]]:
+        """(position in the data set, position in the subset) of this process's rows."""
+        index = self.stream(step).tolist()[self.rank :: self.world]
+        return [(int(self.subset[i]), i) for i in index]
 
 
 def _view(number: int) -> tuple[str | int, ...]:
@@ -204,7 +205,7 @@ class _Steps:
     def __init__(self, loader: WorkerLoader, start: int) -> None:
         self.loader, self.start = loader, start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         step = self.start
         while True:
             yield self.loader.rows_of(step)
@@ -214,34 +215,19 @@ class _Steps:
 class DecodedImages(Dataset[tuple[Tensor, int]]):
     """Decodes one image at a time: uint8 (C, H, W) and its position in the subset."""
 
-    def __init__(self, source: ImageSet, moves: AugmentSettings | None = None) -> None:
-        from torchvision.transforms import v2
-
-        side = source.size[1]
-        steps: list[Any] = []
-        if moves is not None and moves.crop:
-            steps.append(v2.RandomResizedCrop(side, antialias=True))
-        else:
-            steps += [v2.Resize(round(side * 8 / 7), antialias=True), v2.CenterCrop(side)]
-        if moves is not None and moves.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if moves is not None and moves.affine:
-            a = moves.affine
-            steps.append(v2.RandomAffine(10 * a, (0.1 * a, 0.1 * a), (1 - 0.1 * a, 1 + 0.1 * a)))
-        self.transform = v2.Compose([*steps, v2.PILToTensor()])
+    def __init__(self, source: ImageSet) -> None:
         self.source = source
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, row: tuple[int, int, int]) -> tuple[Tensor, int]:
-        position, index, seed = row
-        with torch.random.fork_rng(devices=[]):
-            # torchvision's transforms know no other source of randomness; torch.manual_seed would
-            # also reset the streams of the devices.
-            torch.default_generator.manual_seed(seed)
-            image = self.source.images.load(position)  # type: ignore[union-attr]
-            return self.transform(image), index
+    def __getitem__(self, row: tuple[int, int]) -> tuple[Tensor, int]:
+        position, index = row
+        channels, _, side = self.source.size
+        image = self.source.images.load(position)  # type: ignore[union-attr]
+        image = centre_square(image.convert("L" if channels == 1 else "RGB"), side)
+        pixels = np.array(image).reshape(*image.size[::-1], channels)
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), index
 
 
 def make_loader(
@@ -302,7 +288,7 @@ def chunks(
         for part in order.split(rows):
             yield normalise(source.images[part].to(device), source), part
         return
-    rows_of = [[(int(i), int(i), 0) for i in part] for part in order.split(rows)]
+    rows_of = [[(int(i), int(i)) for i in part] for part in order.split(rows)]
     loader = DataLoader(
         DecodedImages(source),
         batch_sampler=rows_of,

@@ -1,8 +1,7 @@
 """Pictures in a folder of any depth, and one random crop of each."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,15 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fskd.data.datasets.decode import open_rgb
-from fskd.data.datasets.folder import MEMORY_LIMIT, SUFFIXES
-from fskd.errors import DataError, SettingError
+from fskd.data.datasets.decode import Look, check_header, each, open_rgb
+from fskd.data.datasets.depth import deep_files, white_of
+from fskd.data.datasets.folder import MEMORY_LIMIT
+from fskd.data.datasets.listing import find_pictures, readable
+from fskd.errors import SettingError
 from fskd.seeding import numpy_generator
 from fskd.types import ImageSet
 
 LEAST = 0.5  # of the height of the largest crop that fits
 TEST_PARTS = ("test", "val")
-N_THREADS = 4
 
 
 class File(NamedTuple):
@@ -31,12 +31,15 @@ class File(NamedTuple):
     size: int
 
 
-def pictures(folder: str, root: Path | None = None) -> tuple[File, ...]:
+def pictures(
+    folder: str, root: Path | None = None, classes: Collection[str] = ()
+) -> tuple[File, ...]:
     """The pictures of a folder and the folders in it, in the order of their names.
 
     Args:
         folder: The folder.
         root: Where the data lie; their test part is refused.
+        classes: Their classes.
 
     Raises:
         SettingError: If there is no such folder, it is empty, or holds the data's test images.
@@ -45,30 +48,30 @@ def pictures(folder: str, root: Path | None = None) -> tuple[File, ...]:
     if not place.is_dir():
         accepted = "rest, a number of training images, or a folder of images (there is none)"
         raise SettingError("data.unlabelled", f"'{folder}'", accepted)
-    found = sorted(
-        path
-        for path in place.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part[0] == "." for part in path.relative_to(place).parts)
-        and not path.is_dir()
-    )
+    found = find_pictures(place).pictures
     if not found:
-        accepted = f"a folder with images ({', '.join(sorted(SUFFIXES))})"
+        accepted = f"a folder with images ({', '.join(sorted(readable()))})"
         raise SettingError("data.unlabelled", f"'{folder}'", accepted)
-    tested = None if root is None else next((p for p in found if _is_test(p, root)), None)
+    tested = (
+        None
+        if root is None
+        else next((path for path in found if _is_test(path, root, classes)), None)
+    )
     if tested is not None:
         accepted = f"a folder without the data's test images, such as {tested}"
         raise SettingError("data.unlabelled", f"'{folder}'", accepted)
     return tuple(_stamped(path) for path in found)
 
 
-def _is_test(path: Path, root: Path) -> bool:
-    """Whether a file is in ``<root>/test``, ``<root>/val`` or ``<root>/<data set>/val``."""
+def _is_test(path: Path, root: Path, classes: Collection[str]) -> bool:
+    """Whether a file is, or may be, in ``<root>``'s ``test`` or ``val`` or ``<data set>/val``."""
     real, home = path.resolve(), root.expanduser().resolve()
     if not real.is_relative_to(home):
         return False
     first, *rest = real.relative_to(home).parts[:-1] or ("",)
-    return first in TEST_PARTS or (first != "train" and bool(rest) and rest[0] in TEST_PARTS)
+    divided = first in classes and not any((home / n).exists() for n in ("train", *TEST_PARTS))
+    apart = first in TEST_PARTS or (first != "train" and bool(rest) and rest[0] in TEST_PARTS)
+    return divided or apart
 
 
 def _stamped(path: Path) -> File:
@@ -87,7 +90,7 @@ def held_in_memory(files: Sequence[File], train: ImageSet) -> bool:
 
 def folder_fingerprint(folder: str, train: ImageSet, root: Path | None = None) -> str:
     """sha256 of the files' bytes, or of names and sizes where crops are not held in memory."""
-    files = pictures(folder, root)
+    files = pictures(folder, root, train.classes)
     if held_in_memory(files, train):
         return _bytes_hash(files)
     place, digest = Path(folder).expanduser(), hashlib.sha256()
@@ -110,18 +113,19 @@ def _bytes_hash(files: tuple[File, ...]) -> str:
 
 
 class Crops:
-    """Crops of pictures that stay on disk, at the pictures' own scale.
+    """Crops of pictures that stay on disk.
 
     Args:
         files: (index, file) of N pictures.
         size: (C, H, W) of the training images.
         seed: Seed of the crops.
+        look: How they are read.
     """
 
     def __init__(
-        self, files: Sequence[tuple[int, Path]], size: tuple[int, int, int], seed: int
+        self, files: Sequence[tuple[int, Path]], size: tuple[int, int, int], seed: int, look: Look
     ) -> None:
-        self.files, self.size, self.seed = tuple(files), size, seed
+        self.files, self.size, self.seed, self.look = tuple(files), size, seed, look
 
     def __len__(self) -> int:
         return len(self.files)
@@ -129,15 +133,7 @@ class Crops:
     def load(self, index: int) -> Image.Image:
         """One crop; DataError if its file is damaged."""
         number, path = self.files[index]
-        image = open_rgb(path)
-        left, top, right, bottom = crop_box(image.size, self.size, self.seed, number)
-        box = (
-            int(left),
-            int(top),
-            max(round(right), int(left) + 1),
-            max(round(bottom), int(top) + 1),
-        )
-        return _coloured(image.crop(box), self.size[0])
+        return cut_out(open_rgb(path, self.look), self.size, self.seed, number)
 
 
 def crop_box(
@@ -163,23 +159,29 @@ def crop_box(
     return left, top, min(left + width, given[0]), min(top + height, given[1])
 
 
+def cut_out(image: Image.Image, size: tuple[int, int, int], seed: int, index: int) -> Image.Image:
+    """The random crop of a picture, scaled to the size of the training images."""
+    channels, height, width = size
+    box = crop_box(image.size, size, seed, index)
+    return _coloured(image.resize((width, height), Image.Resampling.BILINEAR, box=box), channels)
+
+
 def _coloured(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L") if channels == 1 else image
 
 
 @lru_cache(maxsize=2)
 def cropped(
-    files: tuple[File, ...], size: tuple[int, int, int], seed: int
+    files: tuple[File, ...], size: tuple[int, int, int], seed: int, background: str = "white"
 ) -> tuple[Tensor, list[Path]]:
     """uint8 crops (N, C, H, W), and the files that cannot be read."""
     channels, height, width = size
     pixels = np.empty((len(files), height, width, channels), np.uint8)
+    look = _look(files, background)
 
     def cut(index: int) -> None:
-        image = open_rgb(files[index].path)
-        box = crop_box(image.size, size, seed, index)
-        small = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-        pixels[index] = np.asarray(_coloured(small, channels)).reshape(height, width, channels)
+        crop = cut_out(open_rgb(files[index].path, look), size, seed, index)
+        pixels[index] = np.asarray(crop).reshape(height, width, channels)
 
     good, bad = _apart(files, cut)
     return torch.from_numpy(pixels[good].transpose(0, 3, 1, 2).copy()), bad
@@ -187,32 +189,21 @@ def cropped(
 
 @lru_cache(maxsize=2)
 def indexed(
-    files: tuple[File, ...], size: tuple[int, int, int], seed: int
+    files: tuple[File, ...], size: tuple[int, int, int], seed: int, background: str = "white"
 ) -> tuple[Crops, list[Path]]:
     """Crops on disk, and the files that are no pictures; only their beginnings are read."""
+    good, bad = _apart(files, lambda index: check_header(files[index].path))
+    kept = [(index, files[index].path) for index in good]
+    return Crops(kept, size, seed, _look(files, background)), bad
 
-    def look(index: int) -> None:
-        try:
-            with Image.open(files[index].path) as image:
-                image.verify()
-        except Exception as error:  # Pillow fails in many ways on a damaged file
-            raise DataError(str(error)) from None
 
-    good, bad = _apart(files, look)
-    return Crops([(index, files[index].path) for index in good], size, seed), bad
+def _look(files: Sequence[File], background: str) -> Look:
+    white = white_of(deep_files([file.path for file in files]), "data.unlabelled")
+    return Look(background, white)
 
 
 def _apart(files: Sequence[File], use: Callable[[int], None]) -> tuple[list[int], list[Path]]:
     """Indices of the files that could be used, and the others."""
-
-    def works(index: int) -> bool:
-        try:
-            use(index)
-        except DataError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(N_THREADS) as pool:
-        worked = list(pool.map(works, range(len(files))))
-    good = [index for index, fine in enumerate(worked) if fine]
-    return good, [file.path for file, fine in zip(files, worked, strict=True) if not fine]
+    bad = each([file.path for file in files], use)
+    good = [index for index in range(len(files)) if index not in bad]
+    return good, [files[index].path for index in bad]

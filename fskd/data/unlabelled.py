@@ -68,7 +68,13 @@ def from_images(images: Tensor, train: ImageSet) -> Unlabelled:
     return _all_of(images, train, "handed over")
 
 
-def from_folder(folder: str, train: ImageSet, seed: int, root: Path | None = None) -> Unlabelled:
+def from_folder(
+    folder: str,
+    train: ImageSet,
+    seed: int,
+    root: Path | None = None,
+    background: str = "white",
+) -> Unlabelled:
     """One crop of every picture in a folder and the folders in it.
 
     A crop has the shape of the training images and between half and all of the largest such crop's
@@ -80,17 +86,18 @@ def from_folder(folder: str, train: ImageSet, seed: int, root: Path | None = Non
         train: The training images, of 1 or 3 channels.
         seed: Seed of the crops.
         root: Where the data lie; their test part is refused.
+        background: Colour behind transparent pixels.
 
     Raises:
         SettingError: If there is no such folder, it holds no picture that can be read, or some are
             the data's test images.
     """
-    files = pictures(folder, root)
+    files = pictures(folder, root, train.classes)
     if train.size[0] not in (1, 3):
         accepted = f"no folder, since the images have {train.size[0]} channels"
         raise SettingError("data.unlabelled", f"'{folder}'", accepted)
     cut = cropped if held_in_memory(files, train) else indexed
-    images, bad = cut(files, train.size, seed)
+    images, bad = cut(files, train.size, seed, background)
     if not len(images):
         raise SettingError("data.unlabelled", f"'{folder}'", "a folder with images that are whole")
     names = ", ".join(str(path) for path in bad[:N_NAMED]) + (", ..." * (len(bad) > N_NAMED))

@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fskd.raw import PLACES
 from fskd.results.stats import Gain, gain
 from fskd.results.store import Result
 
@@ -85,7 +86,7 @@ def _names(runs: Sequence[Result]) -> tuple[str, str, str, str, str]:
 def flat_settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted names and values of all settings but seeds, places and hashes."""
     for name, value in config.items():
-        if name in ("seed", "split_seed", "inputs_sha256", "root", "download", "splits"):
+        if name in ("seed", "split_seed", "inputs_sha256", *PLACES):
             continue
         if isinstance(value, dict):  # an abstract Mapping takes ten times as long to recognise
             yield from flat_settings(value, f"{prefix}{name}.")

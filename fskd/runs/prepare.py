@@ -98,7 +98,11 @@ def load_data(config: RunConfig) -> DataSplits:
     """The images of a run; the last two sets stay in memory for the next runs."""
     data = config.data
     root = None if data.root is None else Path(data.root).expanduser()
-    return _load(data.name, Source(root, data.image_size, data.download))
+    source = Source(
+        root, data.image_size, data.download, data.test_share, data.class_order,
+        data.background, data.on_error == "skip", data.cache_gib,
+    )  # fmt: skip
+    return _load(data.name, source)
 
 
 def pin(

@@ -81,7 +81,7 @@ def unlabelled_images(
         return None
     if isinstance(asked, int) or asked == "rest":
         return from_training(train, subset.left, asked)
-    return from_folder(asked, train, derive(seed, "unlabelled"), _root(data))
+    return from_folder(asked, train, derive(seed, "unlabelled"), _root(data), data.background)
 
 
 def unlabelled_hash(data: DataConfig, train: ImageSet, given: Tensor | None = None) -> str | None:

@@ -138,7 +138,9 @@ class TestFolder:
         assert len(found.source) == 5
         assert "2 of 7 files" in found.note
         image = found.source.images.load(0)  # type: ignore[union-attr]
-        assert 15 <= min(image.size) <= 30
+        assert image.size == (8, 8)
+        held = from_folder(str(album), replace(train, size=(3, 8, 8)), 0).source.images
+        assert np.array_equal(np.asarray(image).transpose(2, 0, 1), held[0])
         rows = [
             WorkerLoader(
                 found.source, torch.tensor([0, 2, 4]), 3, AugmentSettings(crop=1), 0,

@@ -33,11 +33,22 @@ class Source(NamedTuple):
         root: Folder (or file) of the data; None for the places a reader knows by itself.
         image_size: Side of the square images in pixels; only for sets whose images vary in size.
         download: Whether missing files may be fetched into ``root``.
+        test_share: Share of the images that is set aside where there is no test part; a quarter if
+            None.
+        class_order: Order of class names, see ``fskd.data.labels``.
+        background: Colour behind transparent images.
+        skip_bad: Whether files that cannot be read are left out, rather than refused.
+        cache_gib: Room for decoded images on disk; none is used with 0.
     """
 
     root: Path | None = None
     image_size: int | None = None
     download: bool = False
+    test_share: float | None = None
+    class_order: str = "natural"
+    background: str = "white"
+    skip_bad: bool = False
+    cache_gib: float = 0.0
 
 
 class Extent(NamedTuple):

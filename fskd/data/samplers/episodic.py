@@ -202,7 +202,7 @@ class _SubsetImages(Dataset[tuple[Tensor, int]]):
         if self.decoded is None:
             image = self.images.images[position]  # type: ignore[index]
         else:
-            image = self.decoded[position, index, 0][0]
+            image = self.decoded[position, index][0]
         return normalise(image[None], self.images)[0], int(self.images.targets[position])
 
 

@@ -57,11 +57,12 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, make_pixels):
     assert open_rgb(tmp_path / "image.png").mode == "RGB"
     deep = (np.arange(144).reshape(12, 12) * 400).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "image.png")
-    assert np.array_equal(np.asarray(open_rgb(tmp_path / "image.png"))[..., 0], deep >> 8)
+    expected = np.rint(deep / 257)
+    assert np.array_equal(np.asarray(open_rgb(tmp_path / "image.png"))[..., 0], expected)
     rgb.convert("CMYK").save(tmp_path / "image.jpg")
     assert open_rgb(tmp_path / "image.jpg").mode == "RGB"
-    with pytest.raises(ValueError, match="mode F"):
-        to_rgb(Image.fromarray(np.zeros((4, 4), np.float32)))
+    with pytest.raises(ValueError, match=r"pixels outside 0\.\.1"):
+        to_rgb(Image.fromarray(np.full((4, 4), 1.5, np.float32)))
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])
@@ -91,7 +92,7 @@ def test_empty_class_and_no_class(write, tmp_path):
     source = write("folder")
     for part in ("train", "test"):
         (source.root / part / "ant").mkdir()
-    with pytest.raises(DataError, match=r"train/ant has no images \(\.bmp"):
+    with pytest.raises(DataError, match=r"train/ant has no images \(\.apng"):
         load("folder", source)
     for part in ("train", "test"):
         (tmp_path / "bare" / part).mkdir(parents=True)
@@ -115,8 +116,9 @@ def test_large_sets_stay_on_disk(write, monkeypatch):
     train, test = load("folder", source)
     assert isinstance(train.images, LazyImages)
     assert len(train.images) == len(test.images) == 6
-    assert train.images.load(1).size == (30, 21)
-    assert train.images.load(1).mode == "RGB"
+    for lazy, held in zip((train, test), in_memory, strict=True):
+        pixels = np.stack([np.asarray(lazy.images.load(i)) for i in range(6)])
+        assert np.array_equal(pixels.transpose(0, 3, 1, 2), held.images)
     assert torch.equal(train.targets, in_memory.train.targets)
     assert train.size == (3, 16, 16)
     monkeypatch.setattr(folder, "MEMORY_LIMIT", 12 * 3 * 16 * 16)
@@ -139,7 +141,9 @@ def test_fingerprint_of_files_on_disk(write, monkeypatch, tmp_path):
         (source.root / part / "cat").rename(source.root / part / "eel")
     seen.append(load("folder", source).train.fingerprint)
     assert len(set(seen)) == 4
-    (source.root / "train/dog/0.png").write_bytes(b"")
     lazy = load("folder", source).train
+    (source.root / "train/dog/0.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"dog/0\.png cannot be decoded"):
         lazy.images.load(0)
+    with pytest.raises(DataError, match=r"dog/0\.png cannot be decoded"):
+        load("folder", source)
