@@ -7,6 +7,7 @@ it beyond rounding (device, precision, workers, folders) is in ``Runtime`` and o
 
 import hashlib
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -48,6 +49,10 @@ class TeacherConfig(Settings):
         None, description="Its probabilities of the training images; not in the key (its hash is)."
     )
     queries: int | None = later(None, ge=1, description="Most rows it may be asked in training.")
+    init: str | None = later(
+        None, description="Weights it starts from, but for its head; not in the key (its hash is)."
+    )
+    taps: tuple[str, ...] = later((), description="Modules whose outputs are its stages.")
 
     @property
     def names(self) -> list[str]:
@@ -66,13 +71,16 @@ class TeacherConfig(Settings):
         files, names = len(self.checkpoints), len(self.names)
         if files and files != names:
             raise ValueError(f"{names} networks need {names} checkpoints joined by +, not {files}")
-        if self.table is not None and self.checkpoint is not None:
-            raise ValueError("give one of checkpoint and table")
+        sources = ("checkpoint", "table", "init")
+        if len(given := [name for name in sources if getattr(self, name) is not None]) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}")
         return self
 
 
 class RunConfig(Settings):
     """Everything that determines a result.
+
+    ``student_init`` and ``student_taps`` are written as ``student.init`` and ``student.taps``.
 
     Attributes:
         inputs_sha256: Hashes of what names do not determine: data, order of the examples,
@@ -81,6 +89,10 @@ class RunConfig(Settings):
 
     data: DataConfig
     student: str
+    student_init: str | None = later(
+        None, description="Weights it starts from, but for its head; not in the key (its hash is)."
+    )
+    student_taps: tuple[str, ...] = later((), description="Modules whose outputs are its stages.")
     peers: tuple[str, ...] = Field((), description="Networks of further students (online KD).")
     teacher: TeacherConfig | None = None
     method: Component
@@ -99,6 +111,8 @@ class RunConfig(Settings):
             dump["data"].pop("split_file")
         if "unlabelled" in self.inputs_sha256:
             dump["data"].pop("unlabelled", None)
+        if "init" in self.inputs_sha256:
+            dump.pop("student_init", None)
         teacher, level = dump["teacher"], "teacher"
         while teacher is not None:
             if teacher.pop("checkpoint") is not None or "table" in teacher:
@@ -108,6 +122,8 @@ class RunConfig(Settings):
                 teacher.clear()
                 teacher.update(kept)
                 break
+            if f"{level}.init" in self.inputs_sha256:
+                teacher.pop("init", None)
             teacher, level = teacher["teacher"], level + ".teacher"
         return dump
 
@@ -118,7 +134,7 @@ class RunConfig(Settings):
 
     def label(self) -> str:
         """Readable name of the run's folder, without the key."""
-        student = self.student.replace("/", "_").replace(":", "_")
+        student = re.sub(r"[^\w.+-]", "_", self.student)
         parts = (self.data.name, student, self.method.name, self.data.size_label, f"s{self.seed}")
         return "-".join(parts)
 
@@ -147,6 +163,7 @@ class RunConfig(Settings):
         return RunConfig(
             data=data.model_copy(update=update),
             student=name,
+            student_init=teacher.init,
             teacher=teacher.teacher,
             method=teacher.method,
             generator=teacher.generator,
@@ -176,6 +193,7 @@ class Runtime(Settings):
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (), description="Trackers that get the lines of metrics.jsonl and the measures, too."
     )
+    strict: bool = Field(False, description="What is doubtful about the inputs is an error.")
     quiet: bool = False
     debug: bool = False
 

@@ -46,8 +46,12 @@ OPTIONS = {
     ),
     "teacher": Option("teacher.name", "Teacher network; a+b for several.", NETS),
     "student": Option("student", "Student network.", NETS),
+    "student_init": Option("student.init", "Weights that the student starts from.", NETS),
     "teacher_checkpoint": Option(
         "teacher.checkpoint", "Teacher weights (.safetensors, .pth).", NETS
+    ),
+    "teacher_init": Option(
+        "teacher.init", "Weights that the teacher's training starts from, any head.", NETS
     ),
     "teacher_data": Option("teacher.data", "Train the teacher on: full or subset.", NETS),
     "steps": Option("budget.steps", "Optimiser updates.", TRAIN, "INT"),
@@ -57,6 +61,9 @@ OPTIONS = {
     "device": Option("runtime.device", "auto, cpu, cuda or cuda:N.", RUN),
     "precision": Option("runtime.precision", "32-true or bf16-mixed.", RUN),
     "track": Option("runtime.track", "tensorboard, mlflow or wandb; a,b for both.", RUN),
+    "strict": Option(
+        "runtime.strict", "Stop at what is doubtful about teacher or data.", RUN, flag=True
+    ),
     "quiet": Option("runtime.quiet", "Only the final table.", RUN, flag=True),
     "debug": Option("runtime.debug", "Full tracebacks, NaN checks.", RUN, flag=True),
 }

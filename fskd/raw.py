@@ -38,7 +38,7 @@ def merge(weak: Mapping[str, Any], strong: Mapping[str, Any], top: bool = True) 
             merged = {k: v for k, v in merged.items() if k not in rivals}
     for name, value in strong.items():
         old = merged.get(name)
-        if name in {*NAMED, "teacher"} or (top and name == "data"):
+        if name in {*NAMED, "teacher"} or (top and name in ("data", "student")):
             old, value = ({"name": x} if isinstance(x, str) else x for x in (old, value))
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             renamed = (

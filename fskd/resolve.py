@@ -179,6 +179,7 @@ def _build(raw: Raw) -> RunConfig:
     teacher = raw.get("teacher")
     config = {
         **raw,
+        **_student(raw["student"]),
         "data": data,
         "method": method,
         "generator": _generator(raw.get("generator"), method, "generator"),
@@ -192,6 +193,17 @@ def _build(raw: Raw) -> RunConfig:
     _check_averages(resolved)
     # Checked in any case, but a run without teacher does not depend on it.
     return resolved if uses_teacher(resolved) else resolved.model_copy(update={"teacher": None})
+
+
+def _student(raw: object) -> Raw:
+    """The student's section as settings of the run."""
+    if not isinstance(raw, Mapping):
+        return {"student": raw}
+    known = {"name": "student", "init": "student_init", "taps": "student_taps"}
+    for name in raw:
+        if name not in known:
+            raise SettingError(f"student.{name}", "an unknown setting", suggest(name, known))
+    return {known[name]: value for name, value in raw.items()}
 
 
 def _generator(raw: object, method: Component, section: str) -> Component | None:
