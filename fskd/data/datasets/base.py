@@ -33,11 +33,15 @@ class Source(NamedTuple):
         root: Folder (or file) of the data; None for the places a reader knows by itself.
         image_size: Side of the square images in pixels; only for sets whose images vary in size.
         download: Whether missing files may be fetched into ``root``.
+        test_share: Share set aside to test on where there is no test part; a quarter if None.
+        class_order: How named classes are numbered, ``natural`` or ``sorted``.
     """
 
     root: Path | None = None
     image_size: int | None = None
     download: bool = False
+    test_share: float | None = None
+    class_order: str = "natural"
 
 
 class Extent(NamedTuple):
