@@ -122,8 +122,8 @@ def _from_items(values: Sequence[Any], where: str) -> np.ndarray:
             raise DataError(f"{where}: label {index} {problem}")
         if named[index] != named[0]:
             raise DataError(
-                f"{where}: label 0 is {items[0]!r} but label {index} is {item!r}; labels must be "
-                "all names or all numbers"
+                f"{where}: label 0 is {items[0]!r:.80} but label {index} is {item!r:.80}; labels "
+                "must be all names or all numbers"
             )
     if any(named):
         return np.array([_text(item, index, where) for index, item in enumerate(items)])
@@ -134,7 +134,7 @@ def _problem(item: Any) -> str:
     if isinstance(item, list | tuple):
         return f"has {len(item)} values, {_advice(2)}"
     if not isinstance(item, str | bytes | int | float):
-        return f"is {item!r:.80}, neither a number nor a name"
+        return f"is {' '.join(repr(item).split()):.80}, neither a number nor a name"
     # Neither NumPy nor a message takes an integer of any size.
     if isinstance(item, int) and abs(item) > 1 << 63:
         return "is not in 0..K-1"
@@ -187,6 +187,6 @@ def _named(values: np.ndarray, where: str, classes: Sequence[str] | None, order:
     for name in names:
         if name not in place:
             listing = ", ".join(ordered[:_N_NAMED]) + (", ..." if len(ordered) > _N_NAMED else "")
-            raise DataError(f"{where}: label '{name}' is none of the classes {listing}")
+            raise DataError(f"{where}: label {name!r} is none of the classes {listing}")
     numbers = np.array([place[name] for name in names], dtype=np.int64)
     return Labels(numbers[inverse], tuple(ordered))

@@ -94,6 +94,7 @@ def test_known_classes_decide():
         ([1, "1"], "label 0 is 1 but label 1 is '1'"),
         (pd.Series(["a", None], dtype=object), "label 1 is None"),
         ([0, None], "label 1 is None, neither"),
+        ([0, pd.DataFrame({"a": [1, 2]})], "label 1 is a 0 1 1 2, neither"),
         ([0, 1j], "label 1 is 1j, neither"),
         (np.array([1j]), "label 0 is 1j, neither"),
         (np.array(["2020-01-01"], "datetime64[D]"), "label 0 is .* neither a number nor a name"),
