@@ -23,11 +23,11 @@ class Labels(NamedTuple):
     """Labels of one part of a data set.
 
     Attributes:
-        index: Class of each image, int64 (N,), 0 or more.
+        targets: Class of each image, int64 (N,), 0 or more.
         classes: Names of the K classes if the labels are names; None if they are numbers.
     """
 
-    index: np.ndarray
+    targets: np.ndarray
     classes: tuple[str, ...] | None
 
 
@@ -52,7 +52,7 @@ def read_labels(
 
     Example:
         >>> read_labels(["9", "10", "9"], "train")
-        Labels(index=array([0, 1, 0]), classes=('9', '10'))
+        Labels(targets=array([0, 1, 0]), classes=('9', '10'))
     """
     _check_order(order)
     plain = _plain(values, where)
@@ -122,8 +122,8 @@ def _from_items(values: Sequence[Any], where: str) -> np.ndarray:
             raise DataError(f"{where}: label {index} {problem}")
         if named[index] != named[0]:
             raise DataError(
-                f"{where}: label 0 is {items[0]!r} but label {index} is {item!r}; labels must be "
-                "all names or all numbers"
+                f"{where}: label 0 is {items[0]!r:.80} but label {index} is {item!r:.80}; labels "
+                "must be all names or all numbers"
             )
     if any(named):
         return np.array([_text(item, index, where) for index, item in enumerate(items)])
@@ -134,10 +134,10 @@ def _problem(item: Any) -> str:
     if isinstance(item, list | tuple):
         return f"has {len(item)} values, {_advice(2)}"
     if not isinstance(item, str | bytes | int | float):
-        return f"is {item!r:.80}, neither a number nor a name"
-    # NumPy has no integers of any size.
-    if isinstance(item, int) and abs(item) > _MAX_LABEL:
-        return f"is {item:.6g}, not in 0..K-1"
+        return f"is {' '.join(repr(item).split()):.80}, neither a number nor a name"
+    # Neither NumPy nor a message takes an integer of any size.
+    if isinstance(item, int) and abs(item) > 1 << 63:
+        return "is not in 0..K-1"
     return ""
 
 
@@ -164,6 +164,7 @@ def _advice(n_axes: int) -> str:
 
 def _whole(values: np.ndarray, where: str) -> np.ndarray:
     if values.dtype.kind == "f":
+        values = values.astype(np.float64)
         # NaN and infinity differ from what they are rounded to, or are out of range.
         wrong = np.flatnonzero(~(np.isfinite(values) & (values == np.rint(values))))
         if len(wrong):
@@ -186,6 +187,6 @@ def _named(values: np.ndarray, where: str, classes: Sequence[str] | None, order:
     for name in names:
         if name not in place:
             listing = ", ".join(ordered[:_N_NAMED]) + (", ..." if len(ordered) > _N_NAMED else "")
-            raise DataError(f"{where}: label '{name}' is none of the classes {listing}")
+            raise DataError(f"{where}: label {name!r} is none of the classes {listing}")
     numbers = np.array([place[name] for name in names], dtype=np.int64)
     return Labels(numbers[inverse], tuple(ordered))

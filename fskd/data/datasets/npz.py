@@ -24,15 +24,16 @@ def npz(source: Source) -> DataSplits:
     """Images of your own in an ``.npz`` file with ``x``, ``y`` and maybe ``x_test``, ``y_test``.
 
     ``x`` is (N, H, W), (N, H, W, C) or (N, C, H, W), C of 1 or 3, uint8 or floats in [0, 1] that
-    are rounded to uint8; ``y`` is (N,), whole numbers 0..K-1. Without a test part a stratified
-    quarter is set aside, always the same one. Classes are named by their number; mean and standard
-    deviation are those of the training images. Pickled contents are refused, not run.
+    are rounded to uint8; ``y`` is (N,), whole numbers 0..K-1 or names of classes, stored as texts.
+    Without a test part a stratified share is set aside, always the same images. Mean and standard
+    deviation are those of the training images. Pickled contents, such as arrays of Python objects,
+    are refused, not run.
 
     Args:
-        source: The root is the path of the file.
+        source: The root is the path of the file; ``test_share`` is a quarter by default.
 
     Raises:
-        SettingError: There is no such file.
+        SettingError: There is no such file, or the share or the order of classes does not fit.
         DataError: The file is damaged or its arrays are not as described.
 
     Example:
@@ -53,7 +54,13 @@ def npz(source: Source) -> DataSplits:
     if ("x_test" in arrays) != ("y_test" in arrays):
         raise DataError(f"{path} must have both 'x_test' and 'y_test', or neither")
     test = (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
-    return from_arrays((arrays["x"], arrays["y"]), test, name=str(path))
+    return from_arrays(
+        (arrays["x"], arrays["y"]),
+        test,
+        name=str(path),
+        test_share=source.test_share,
+        class_order=source.class_order,
+    )
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fskd.data.datasets.arrays import from_arrays
 from fskd.data.datasets.base import Source, channel_stats, load
@@ -97,30 +97,78 @@ def test_images_are_copied(images):
 SQUARE = np.zeros((24, 6, 5), np.uint8)
 
 
+class Endless(IterableDataset):
+    """Has no positions."""
+
+    def __iter__(self):
+        return iter([(SQUARE[0], 0)])
+
+
+def test_names_of_classes_are_numbered_alike_in_both_parts(images):
+    names = np.array(["zebra", "ant", "bee"])[LABELS]
+    for form in (names, names.tolist(), [name.encode() for name in names]):
+        train, test = from_arrays((images, form), (images[:2], form[:2]))
+        assert train.classes == test.classes == ("ant", "bee", "zebra")
+        assert train.targets.tolist() == [2, 0, 1] * 8
+        assert test.targets.tolist() == [2, 0]
+    pairs = list(zip(images, names, strict=True))
+    assert from_arrays(pairs, pairs).train.fingerprint == train.fingerprint
+    given = from_arrays((images, names), classes=["zebra", "bee", "ant", "cow"]).train
+    assert given.classes == ("zebra", "bee", "ant", "cow")
+    assert given.targets.bincount().tolist() == [6, 6, 6]
+
+
+def test_order_of_classes(images):
+    names = np.array(["9", "10", "-1"])[LABELS]
+    assert from_arrays((images, names)).train.classes == ("-1", "9", "10")
+    assert from_arrays((images, names), class_order="sorted").train.classes == ("-1", "10", "9")
+    with pytest.raises(SettingError, match=r"data\.class_order: size .* natural or sorted"):
+        from_arrays((images, LABELS), class_order="size")
+
+
+def test_share_to_test_on(images):
+    default, half = from_arrays((images, LABELS)), from_arrays((images, LABELS), test_share=0.5)
+    quarter = from_arrays((images, LABELS), test_share=0.25)
+    assert quarter.test.fingerprint == default.test.fingerprint
+    assert half.test.targets.bincount().tolist() == [4, 4, 4]
+    with pytest.raises(SettingError, match=r"data\.test_share: 0\.5 .* have a test part"):
+        from_arrays((images, LABELS), (images, LABELS), test_share=0.5)
+
+
+def test_pictures_with_a_palette_become_rgb():
+    grey = Image.fromarray(np.arange(30, dtype=np.uint8).reshape(6, 5))
+    for mode, channels in (("1", 1), ("L", 1), ("LA", 3), ("P", 3), ("RGBA", 3)):
+        pictures = [(grey.convert(mode), label) for label in LABELS]
+        assert from_arrays(pictures).train.size == (channels, 6, 5)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
         (SQUARE, LABELS[:-1], "24 images but 23 labels"),
         (SQUARE, LABELS - 1, r"label -1 is not in 0\.\.K-1"),
-        (SQUARE, LABELS.astype(float), "labels are float64"),
-        (SQUARE, LABELS.astype(str), "labels are <U"),
-        (SQUARE, LABELS[:, None], r"labels are int64 \(24, 1\)"),
+        (SQUARE, LABELS + 0.7, r"label 0\.7 is no whole number"),
+        (SQUARE, np.eye(3, dtype=int)[LABELS], r"labels are int64 \(24, 3\).*argmax"),
         (SQUARE, LABELS * 2, "class 1 has no training image"),
-        (SQUARE, LABELS + 1, "class 0 has no training image"),
+        (SQUARE, LABELS + 1, r"class 0 has no training image.*\(subtract 1\)"),
         (SQUARE, np.full(24, 2**63, np.uint64), "label 9223372036854775808 is not"),
-        (SQUARE.astype(np.int64), LABELS, "images are int64, not uint8"),
-        (SQUARE.astype(bool), LABELS, "images are bool"),
+        (SQUARE.astype(np.int64), LABELS, r"images are int64, not uint8.*\.astype\(np\.uint8\)"),
+        (SQUARE + np.uint16(4000), LABELS, "images are uint16.* 4000: divide them .* 4095 or"),
+        (SQUARE.astype(bool), LABELS, r"images are bool.*\.astype\(np\.float32\)"),
         (SQUARE + 2.0, LABELS, "range from 2 to 2"),
+        (SQUARE + 200.0, LABELS, "range from 200 to 200.*divide them by 255"),
         (SQUARE - 0.1, LABELS, "range from -0.1"),
         (SQUARE * np.nan, LABELS, "without NaN"),
         (SQUARE + np.inf, LABELS, "range from inf"),
         (SQUARE[0], LABELS[:6], r"images are \(6, 5\)"),
         (SQUARE[None], LABELS[:1], r"\(1, 24, 6, 5\); neither axis"),
         (np.zeros((24, 3, 5, 3), np.uint8), LABELS, "both the second and the last axis"),
-        (np.zeros((24, 4, 5, 6), np.uint8), LABELS, "neither axis"),
+        (np.zeros((24, 4, 5, 6), np.uint8), LABELS, "neither axis.*opacity"),
+        (np.zeros((24, 6, 5, 4), np.uint8), LABELS, "neither axis.*opacity"),
         (SQUARE[:0], LABELS[:0], "there are no images"),
         (np.zeros((24, 0, 5), np.uint8), LABELS, "there are no images"),
-        (SQUARE[:4], [0, 0, 0, 1], "no test part can be split off: .*class"),
+        (SQUARE[:4], [0, 0, 0, 1], "no test part can be split off: class '1' has 1 image;"),
+        (SQUARE[:4], ["a", "a", "a", "b"], "no test part can be split off: class 'b' has 1 image;"),
         (SQUARE[:1], [0], "no test part can be split off"),
     ],
 )
@@ -141,7 +189,13 @@ def test_unsound_arrays_are_one_clear_line(x, y, message, save):
         ([], "there are no images"),
         ([(SQUARE[0], 0), (SQUARE[0, 1:], 1)], r"image 1 is uint8 \(5, 5\), but image 0 is"),
         ([("a", 0)], "images are"),
-        ([(SQUARE[0], "a")], "expected .images, labels."),
+        ([(SQUARE[0], None)], "label 0 is None"),
+        ([(SQUARE[0], "a"), (SQUARE[0], 1)], "label 0 is 'a' but label 1 is 1"),
+        ([(SQUARE[0], 3.7)], r"label 3\.7 is no whole number"),
+        ([{"image": SQUARE[0], "label": 0}], "item 0 is a dict"),
+        ([(Image.new("F", (5, 6)), 0)], "mode F"),
+        (DataLoader([(0, 0)]), "hand over its dataset"),
+        (Endless(), "IterableDataset"),
         (([[1, 2], [3]], [0, 1]), "images form no array"),
     ],
 )
@@ -156,8 +210,14 @@ def test_test_part_must_fit(images):
         from_arrays(train, (images, LABELS + 1))
     with pytest.raises(DataError, match="test images"):
         from_arrays(train, (images[:, :, 1:], LABELS))
-    with pytest.raises(DataError, match="arrays, test part: labels"):
-        from_arrays(train, (images, LABELS / 1))
+    with pytest.raises(DataError, match=r"arrays, test part: label 0\.5 is no whole"):
+        from_arrays(train, (images, LABELS / 2))
+    with pytest.raises(DataError, match="names in the train part, numbers in the other"):
+        from_arrays((images, LABELS.astype(str)), (images, LABELS))
+    with pytest.raises(DataError, match="numbers in the train part, names in the other"):
+        from_arrays(train, (images, LABELS.astype(str)))
+    with pytest.raises(DataError, match="arrays, test part: label '3' is none of the classes 0, 1"):
+        from_arrays((images, LABELS.astype(str)), (images, (LABELS + 1).astype(str)))
 
 
 def test_npz_is_the_same_as_its_arrays(images, save):
@@ -166,6 +226,20 @@ def test_npz_is_the_same_as_its_arrays(images, save):
     assert load("npz", save(x=images, y=LABELS)).train.fingerprint == expected.train.fingerprint
     both = load("npz", save(x=images, y=LABELS, x_test=images[:5], y_test=LABELS[:5], extra=1))
     assert (len(both.train), len(both.test)) == (24, 5)
+
+
+def test_npz_reads_names_share_and_order(images, save):
+    names = np.array(["9", "10", "8"])[LABELS]
+    source = save(x=images, y=names)
+    for share, order in ((None, "natural"), (0.5, "sorted")):
+        expected = from_arrays((images, names), test_share=share, class_order=order)
+        found = load("npz", source._replace(test_share=share, class_order=order))
+        assert found.test.fingerprint == expected.test.fingerprint
+        assert found.train.classes == expected.train.classes
+    with pytest.raises(SettingError, match=r"data\.test_share"):
+        load("npz", save(x=images, y=names, x_test=images, y_test=names)._replace(test_share=0.5))
+    with pytest.raises(DataError, match="Object arrays cannot be loaded"):
+        load("npz", save(x=images, y=names.astype(object)))
 
 
 def test_one_pixel_or_label_changes_the_fingerprint(images, save):
