@@ -113,7 +113,12 @@ class RunConfig(Settings):
             dump["data"].pop("unlabelled", None)
         if "init" in self.inputs_sha256:
             dump.pop("student_init", None)
-        teacher, level = dump["teacher"], "teacher"
+        self._drop_teacher_files(dump["teacher"])
+        return dump
+
+    def _drop_teacher_files(self, teacher: dict[str, Any] | None) -> None:
+        """Leaves hashes in place of the files that a teacher, or a teacher of it, is from."""
+        level = "teacher"
         while teacher is not None:
             if teacher.pop("checkpoint") is not None or "table" in teacher:
                 kept = {"name": teacher["name"], "sha256": self.inputs_sha256.get(level)}
@@ -125,7 +130,6 @@ class RunConfig(Settings):
             if f"{level}.init" in self.inputs_sha256:
                 teacher.pop("init", None)
             teacher, level = teacher["teacher"], level + ".teacher"
-        return dump
 
     def key(self) -> str:
         """First 16 hexadecimal digits of the sha256 of the canonical JSON."""

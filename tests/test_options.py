@@ -19,6 +19,7 @@ SECTIONS = {"data": DataConfig, "teacher": TeacherConfig, "runtime": Runtime}
 def test_options_stand_for_settings(name: str) -> None:
     section, _, field = OPTIONS[name].setting.rpartition(".")
     owner = RunConfig.model_fields["budget"].annotation if section == "budget" else None
+    field = f"student_{field}" if section == "student" else field
     assert field in (owner or SECTIONS.get(section, RunConfig)).model_fields
 
 

@@ -1,6 +1,7 @@
 """Images that are in memory already: arrays, tensors or any map-style dataset."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fskd.data.datasets.base import CHUNK, channel_stats, check_splits, image_set
 from fskd.data.datasets.decode import to_rgb
+from fskd.data.datasets.depth import deep_values, white_of
 from fskd.data.datasets.files import one_line
-from fskd.data.hold_out import hold_out
+from fskd.data.hold_out import TEST_SHARE, hold_out
 from fskd.data.labels import Labels, read_labels
 from fskd.errors import DataError, SettingError
 from fskd.types import DataSplits
@@ -70,8 +72,9 @@ def from_arrays(
         _check_same_kind(labels, found, name)
         test_targets = found.targets
     mean, std = channel_stats(images)
+    about = {} if test is not None else {"test_share": test_share or TEST_SHARE}
     splits = DataSplits(
-        image_set(images, targets, classes, mean, std),
+        replace(image_set(images, targets, classes, mean, std), about=about),
         image_set(test_images, test_targets, classes, mean, std),
     )
     check_splits(splits, name)
@@ -114,7 +117,7 @@ def plain_images(images: Any, where: str) -> np.ndarray:
         DataError: If they are not as described.
     """
     if isinstance(images, list) and images and isinstance(images[0], Image.Image):
-        images = [_plain_image(image, where) for image in images]
+        images = _plain_images(images, where)
     plain = _plain(images, where, "images")
     if plain.ndim not in (3, 4) or plain.size == 0:
         raise DataError(f"{where}: images are {plain.shape}, not (N, H, W), (N, H, W, C) or so")
@@ -131,8 +134,9 @@ def _collect(part: Any, where: str) -> tuple[np.ndarray, list[Any]]:
     try:
         for index in range(len(part)):
             image, label = _pair(part[index], index, where)
-            images.append(_plain_image(image, where))
+            images.append(image)
             labels.append(label)
+        images = _plain_images(images, where)
     except (TypeError, ValueError, KeyError, IndexError) as error:
         if isinstance(error, DataError):
             raise
@@ -158,11 +162,19 @@ def _pair(item: Any, index: int, where: str) -> tuple[Any, Any]:
     return image, label
 
 
-def _plain_image(image: Any, where: str) -> np.ndarray:
+def _plain_images(images: Sequence[Any], where: str) -> list[np.ndarray]:
+    """PIL images as they look, others as arrays."""
+    values = (deep_values(image) for image in images if isinstance(image, Image.Image))
+    white = white_of((found for found in values if found is not None), where)
+    return [_plain_image(image, where, white) for image in images]
+
+
+def _plain_image(image: Any, where: str, white: float) -> np.ndarray:
     if not isinstance(image, Image.Image):
         return _plain(image, where, "an image")
+    plain = image.mode in ("1", "L") and "transparency" not in image.info
     try:
-        return np.asarray(image.convert("L") if image.mode in ("1", "L") else to_rgb(image))
+        return np.asarray(image.convert("L") if plain else to_rgb(image, white=white))
     except ValueError as error:
         raise DataError(f"{where}: {one_line(error)}") from error
 

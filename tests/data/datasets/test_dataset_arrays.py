@@ -193,7 +193,8 @@ def test_unsound_arrays_are_one_clear_line(x, y, message, save):
         ([(SQUARE[0], "a"), (SQUARE[0], 1)], "label 0 is 'a' but label 1 is 1"),
         ([(SQUARE[0], 3.7)], r"label 3\.7 is no whole number"),
         ([{"image": SQUARE[0], "label": 0}], "item 0 is a dict"),
-        ([(Image.new("F", (5, 6)), 0)], "mode F"),
+        ([(Image.new("F", (5, 6), 300), 0)], "images need 0 to 1$"),
+        ([(Image.new("HSV", (5, 6)), 0)], "mode HSV"),
         (DataLoader([(0, 0)]), "hand over its dataset"),
         (Endless(), "IterableDataset"),
         (([[1, 2], [3]], [0, 1]), "images form no array"),
@@ -302,3 +303,24 @@ def test_member_that_is_no_array(images, tmp_path):
         archive.writestr("y", "hello")
     with pytest.raises(DataError, match="'x' is not an array"):
         load("npz", Source(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("most", [255, 4095, 65535])
+def test_deep_pictures_of_a_dataset_keep_their_levels(most):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, most + 1, (24, 8, 8)).astype(np.uint16)
+    values[:, 0, 0] = most
+    pairs = [(Image.fromarray(image), label % 2) for label, image in enumerate(values)]
+    train, test = from_arrays(pairs)
+    assert len(train.images.unique()) > 200
+    assert train.images.max() == test.images.max() == 255
+
+
+def test_transparent_pictures_of_a_dataset_are_seen():
+    rng = np.random.default_rng(0)
+    pairs = []
+    for label in range(24):
+        image = Image.new("LA", (8, 8))
+        image.putalpha(Image.fromarray(rng.integers(0, 256, (8, 8)).astype(np.uint8)))
+        pairs.append((image, label % 2))
+    assert len(from_arrays(pairs).train.images.unique()) > 200
