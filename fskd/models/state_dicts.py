@@ -3,6 +3,7 @@
 Each function returns what it found and notes, short phrases on what was not taken as it stood.
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -84,8 +85,9 @@ def _unwrap(
             break
         plain = [key for key in inner if key in PLAIN] or list(inner)
         # Of a student and a teacher in one file, the one that is of this network.
-        several = plain if len(plain) > 1 else []
-        chosen = next((key for key in several if _fits(inner[key], expected, body)), plain[0])
+        several = len(plain) > 1
+        fits = {k: _misfits(inner[k], expected, body) if several else 0 for k in plain}
+        chosen = min(plain, key=fits.__getitem__)
         notes += [f"{chosen} used"] if chosen in AVERAGED else []
         notes += [f"{key} not used" for key in inner if key != chosen]
         content = inner[chosen]
@@ -110,12 +112,13 @@ def _has_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and any(isinstance(v, kinds) for v in value.values())
 
 
-def _fits(content: Any, expected: Shapes, body: Collection[str]) -> bool:
+def _misfits(content: Any, expected: Shapes, body: Collection[str]) -> float:
     try:
         state, _ = to_state(content, expected, body)
     except NotFitting:
-        return False
-    return all(name in state and state[name].shape == expected[name].shape for name in body)
+        return math.inf
+    fitting = [n for n in body if n in state and state[n].shape == expected[n].shape]
+    return len(body) - len(fitting) + sum(name not in expected for name in state)
 
 
 def _named_as(

@@ -1,6 +1,7 @@
 """What a file of weights holds, told by its bytes and read without running code it brings along."""
 
 import re
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -41,7 +42,7 @@ def read_file(path: Path, setting: str) -> Any:
 def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "permission denied"
-    if "weights_only=True` with TorchScript" in str(error):
+    if "with TorchScript archives" in str(error):
         return "a TorchScript archive, which is code"
     if not isinstance(error, UnpicklingError) or "global" not in str(error).lower():
         return "damaged, or not a checkpoint"
@@ -59,11 +60,14 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_torch(path: Path) -> Any:
-    with path.open("rb") as stream:
+    # What torch warns of is either refused in one line or of no account here.
+    with path.open("rb") as stream, warnings.catch_warnings(action="ignore"):
         if not stream.read(2).startswith((b"PK", b"\x80")):  # a zip file, or a pickle
             raise ValueError("neither safetensors nor written by torch.save")
-    with torch.serialization.safe_globals(STAND_INS):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        stream.seek(0)
+        # Of a path, torch would go by the suffix.
+        with torch.serialization.safe_globals(STAND_INS):
+            return torch.load(stream, map_location="cpu", weights_only=True)
 
 
 class Beside:
