@@ -1,31 +1,36 @@
-"""Weights of one network on disk: written as safetensors, read also from published ``.pth`` files.
+"""Weights of one network on disk: written as safetensors, read also from what others published.
 
 Reading never runs code that a file brings along.
 """
 
-import argparse
-from collections.abc import Iterable, Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
+from fskd.models.heads import classifier_names, in_any, resampled, without_head
+from fskd.models.state_dicts import WRAPPERS, NotFitting, some, to_state
+from fskd.models.weight_files import read_file
 from fskd.results.store import replacing
 
-WRAPPERS = ("model", "state_dict", "net")
-N_NAMED = 3
+ABOUT = "fskd"
 
 
-def save_weights(net: nn.Module, path: str | Path) -> None:
+def save_weights(net: nn.Module, path: str | Path, about: Mapping[str, str] | None = None) -> None:
     """Writes a network's state dict as safetensors; the file is complete or absent.
 
     Args:
         net: The network.
         path: The file; its folder is made if need be, a file of that name is replaced.
+        about: What ``read_about`` gives back, such as the network's name. Equal weights and
+            words give equal bytes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,79 +39,119 @@ def save_weights(net: nn.Module, path: str | Path) -> None:
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in net.state_dict().items()
     }
+    # One entry: safetensors writes several in an order that differs from process to process.
+    header = None if about is None else {ABOUT: json.dumps(dict(about), sort_keys=True)}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(state, temporary)
+        safetensors.torch.save_file(state, temporary, metadata=header)
 
 
-def load_weights(net: nn.Module, path: str | Path, setting: str = "teacher.checkpoint") -> None:
+def read_about(path: str | Path) -> dict[str, str]:
+    """What ``save_weights`` was told about a file; nothing for any other, absent or damaged file.
+
+    Example:
+        >>> read_about("absent.safetensors")
+        {}
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()[ABOUT])
+        return {str(key): str(value) for key, value in about.items()}
+    except Exception:  # a file that says nothing is not an error, in whatever way it does so
+        return {}
+
+
+def load_weights(
+    net: nn.Module, path: str | Path, setting: str = "teacher.checkpoint"
+) -> list[str]:
     """Loads all weights of a network from a file, or changes nothing and says why.
 
     Args:
         net: The network; every parameter and buffer must be in the file with its shape.
-        path: A ``.safetensors`` file, or a ``.pth`` or ``.pt`` file that holds a state dict, bare
-            or under ``model``, ``state_dict`` or ``net``, with or without ``module.`` prefixes.
+        path: A safetensors file, or one that ``torch.save`` wrote, which holds a state dict, bare
+            or under keys such as ``model`` or ``state_dict``, with or without prefixes such as
+            ``module.``.
         setting: Name of the setting that the path came from, for messages.
+
+    Returns:
+        Notes: a short phrase for each thing that was not taken as it stood; none for a plain file.
 
     Raises:
         SettingError: If the file is missing, damaged, would run code, or is of another network or
             another number of classes.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise SettingError(setting, f"'{path}' (no such file)", "a checkpoint file")
-    state = _state_dict(_read(path, setting), path, setting)
+    path, expected = Path(path), net.state_dict()
+    state, notes = _read(path, setting, expected, tuple(expected))
+    return notes + _load(net, state, path, setting)
+
+
+def load_body(net: nn.Module, path: str | Path, setting: str = "student.init") -> list[str]:
+    """Loads all weights of a network but its classifier's, whose classes are others.
+
+    The classifier keeps its fresh weights, even if those of the file would fit it. In the file it
+    may be of another shape or name, or absent. The position embeddings of a timm vision
+    transformer are resampled if its images are of another size. All else is as in
+    ``load_weights``.
+
+    Args:
+        net: The network.
+        path: As in ``load_weights``.
+        setting: Name of the setting that the path came from, for messages.
+
+    Returns:
+        Notes, as in ``load_weights``; one names the classifier.
+
+    Raises:
+        SettingError: As in ``load_weights``.
+    """
+    path, expected, heads = Path(path), net.state_dict(), classifier_names(net)
+    body = tuple(name for name in expected if not in_any(name, heads))
+    state, notes = _read(path, setting, expected, body)
+    state, left = without_head(state, expected, heads)
+    _check_names(expected, state, path, setting)
+    state, fitted = resampled(net, state)
+    return notes + left + fitted + _load(net, state, path, setting)
+
+
+def _read(
+    path: Path, setting: str, expected: Mapping[str, Tensor], body: tuple[str, ...]
+) -> tuple[dict[str, Tensor], list[str]]:
+    content: Any = read_file(path, setting)
+    try:
+        return to_state(content, expected, body)
+    except (NotFitting, RecursionError) as error:  # the latter: a dict within itself
+        accepted = f"a state dict of tensors, bare or under {', '.join(WRAPPERS)}"
+        raise SettingError(setting, f"'{path}' ({error})", accepted) from error
+
+
+def _load(net: nn.Module, state: dict[str, Tensor], path: Path, setting: str) -> list[str]:
     expected = net.state_dict()
     _check_names(expected, state, path, setting)
     _check_shapes(net, expected, state, path, setting)
+    _check_types(expected, state, path, setting)
+    notes = _casts(expected, state) + _not_finite(expected, state)
     net.load_state_dict(state)
+    return notes
 
 
-def _read(path: Path, setting: str) -> Any:
-    readers = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
-    if path.suffix not in readers:
-        raise SettingError(setting, f"'{path}'", "a .safetensors, .pth or .pt file")
-    try:
-        return readers[path.suffix](path)
-    except UnpicklingError as error:
-        if "global" not in str(error).lower():
-            reason = "damaged, or not a checkpoint"
-        else:
-            reason = "it holds objects other than tensors, and reading them could run code"
-        raise _unreadable(path, setting, reason) from error
-    except PermissionError as error:
-        raise _unreadable(path, setting, "permission denied") from error
-    except Exception as error:  # damaged files fail in as many ways as there are bytes
-        raise _unreadable(path, setting, "damaged, or not a checkpoint") from error
+def _casts(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    pairs = Counter((state[name].dtype, tensor.dtype) for name, tensor in expected.items())
+    return [
+        f"{count} tensors cast from {_short(given)} to {_short(wanted)}"
+        for (given, wanted), count in pairs.items()
+        if given != wanted
+    ]
 
 
-def _unreadable(path: Path, setting: str, reason: str) -> SettingError:
-    return SettingError(setting, f"'{path}' ({reason})", "a file of weights that can be read")
-
-
-def _read_safetensors(path: Path) -> Any:
-    return safetensors.torch.load_file(path)
-
-
-def _read_torch(path: Path) -> Any:
-    # Training scripts keep their options beside the weights; a Namespace only holds attributes.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _state_dict(content: Any, path: Path, setting: str) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not wrapped:
-            break
-        content = wrapped[0]
-    is_state = isinstance(content, Mapping) and len(content) > 0
-    if not is_state or not all(isinstance(value, Tensor) for value in content.values()):
-        accepted = f"a state dict of tensors, bare or under {', '.join(WRAPPERS)}"
-        raise SettingError(setting, f"'{path}' (no state dict)", accepted)
-    prefix = "module."
-    if all(str(name).startswith(prefix) for name in content):
-        return {str(name)[len(prefix) :]: value for name, value in content.items()}
-    return {str(name): value for name, value in content.items()}
+def _not_finite(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    # As the network will hold them: a double may be too large for its type.
+    counts = {
+        name: int((~torch.isfinite(state[name].to(tensor.dtype))).sum())
+        for name, tensor in expected.items()
+        if tensor.is_floating_point()
+    }
+    bad = [name for name, count in counts.items() if count]
+    total = sum(counts.values())
+    return [f"{total} values are NaN or infinite, the first in {bad[0]}"] if bad else []
 
 
 def _check_names(
@@ -115,7 +160,7 @@ def _check_names(
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     parts = [
-        f"{len(names)} {kind}: {_some(names)}"
+        f"{len(names)} {kind}: {some(names)}"
         for kind, names in (("missing", missing), ("unexpected", unexpected))
         if names
     ]
@@ -134,29 +179,33 @@ def _check_shapes(
     wrong = [name for name, tensor in expected.items() if state[name].shape != tensor.shape]
     if not wrong:
         return
-    classifier = _classifier_name(net)
-    if all(name.startswith(f"{classifier}.") for name in wrong):
+    heads = classifier_names(net)
+    if all(in_any(name, heads) and state[name].ndim for name in wrong):
         found, classes = len(state[wrong[0]]), len(expected[wrong[0]])
         if found != classes:
             given = f"'{path}' (has {found} classes, the data set has {classes})"
             raise SettingError(setting, given, f"a checkpoint with {classes} classes")
     shapes = [f"{n} {_size(state[n])} instead of {_size(expected[n])}" for n in wrong]
-    given = f"'{path}' ({len(wrong)} of another shape: {_some(shapes)})"
+    given = f"'{path}' ({len(wrong)} of another shape: {some(shapes)})"
     raise SettingError(setting, given, "a checkpoint of the same network")
 
 
-def _classifier_name(net: nn.Module) -> str:
-    name = getattr(net, "classifier_name", None)
-    if isinstance(name, str):
-        return name
-    linears = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    return linears[-1] if linears else ""
+def _check_types(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, setting: str
+) -> None:
+    # Such a cast drops imaginary parts or fractions, as packed or quantised weights would.
+    wrong = [
+        f"{name} {_short(state[name].dtype)} instead of {_short(tensor.dtype)}"
+        for name, tensor in expected.items()
+        if not torch.can_cast(state[name].dtype, tensor.dtype)
+    ]
+    if wrong:
+        given = f"'{path}' ({len(wrong)} of another type: {some(wrong)})"
+        raise SettingError(setting, given, "a checkpoint of the same network")
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = ", ..." if len(listed) > N_NAMED else ""
-    return ", ".join(listed[:N_NAMED]) + more
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _size(tensor: Tensor) -> str:

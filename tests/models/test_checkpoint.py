@@ -126,8 +126,8 @@ def test_truncated_files(tmp_path, suffix, kept):
 def test_missing_file_folder_and_suffix(tmp_path):
     assert "no such file" in refusal(net(), tmp_path / "absent.pth")
     assert "no such file" in refusal(net(), tmp_path)
-    (tmp_path / "w.ckpt").write_bytes(b"")
-    assert ".safetensors, .pth or .pt" in refusal(net(), tmp_path / "w.ckpt")
+    (tmp_path / "w.npz").write_bytes(b"")
+    assert ".ckpt, .pth.tar, .tar or .bin" in refusal(net(), tmp_path / "w.npz")
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, {"model": {"a": 1}}, 5])
