@@ -30,7 +30,7 @@ class FeatureNet(nn.Module):
             compiled with ``torch.compile``, the network itself is taken.
         taps: Names of modules of the network, such as ``blocks.3``: their outputs are the stages
             and pre-activations, and the input of its classifier is the embedding. This needs no
-            trace; there is no stem.
+            trace; the stem is None.
         logits: Which of several outputs of the network its logits are, a position or a name; an
             output named ``logits`` is found without it.
 
@@ -141,13 +141,10 @@ class FeatureNet(nn.Module):
         raise SettingError("model", given, accepted)
 
     def _named(self, x: Tensor, read: frozenset[str]) -> Outputs:
-        if "stem" in read:
-            given = f"{self._name()} (its taps are named, which gives no stem)"
-            raise SettingError("model", given, "a network without taps= that torch.fx can trace")
         names = self.names if read & {"stages", "pre"} else ()
         heard = listen(self.net, x, names, self._classifier() if "embedding" in read else None)
-        taps: dict[str, Any] = {"stages": heard.maps, "pre": heard.maps}
-        taps |= {"embedding": heard.embedding}
+        taps: dict[str, Any] = {"stages": heard.maps, "pre": heard.maps, "stem": None}
+        taps["embedding"] = heard.embedding
         if "logits" in read:
             taps["logits"] = self._logits(heard.output)
         return Outputs(**{name: taps[name] for name in read})
@@ -204,7 +201,9 @@ def _find_classifier(net: nn.Module) -> str | None:
     return next((name for name, module in net.named_modules() if module is classifier), None)
 
 
-def _shape(tap: Tensor | tuple[Tensor, ...]) -> tuple[Any, ...]:
+def _shape(tap: Tensor | tuple[Tensor, ...] | None) -> tuple[Any, ...]:
+    if tap is None:
+        return ()
     if isinstance(tap, Tensor):
         return tuple(tap.shape[1:])
     return tuple(tuple(tensor.shape[1:]) for tensor in tap)

@@ -172,8 +172,11 @@ def test_a_module_must_be_called_once(name, says):
 
 
 def test_no_stem():
-    with pytest.raises(SettingError, match="no stem"):
-        FeatureNet(Branching(), ["first"]).tap_shapes((3, 8, 8), frozenset({"stem"}))
+    net = FeatureNet(Branching(), ["first"])
+    assert net.tap_shapes((3, 8, 8), frozenset({"stem", "stages"})).stem == ()
+    out = net(images(), frozenset({"stem", "stages"}))
+    assert out.stem is None
+    assert out.rows(slice(1)).stem is None
 
 
 def test_sections_are_refused():
