@@ -1,21 +1,27 @@
 """Networks by name: the CIFAR zoo of the KD literature, timm, torchvision or anybody's function.
 
 A plain name is looked up in our registry, then in timm, then in torchvision; ``timm:NAME`` and
-``torchvision:NAME`` say which. ``package.module:function`` names a function of one's own.
+``torchvision:NAME`` say which. ``package.module:function`` names a function of one's own. Arguments
+may follow any of them: ``timm:vit_tiny_patch16_224?img_size=48&drop_path_rate=0.1``.
 """
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
-from fskd.errors import SettingError
+from fskd.errors import FskdError, SettingError
+from fskd.raw import parse_yaml
 from fskd.registry import Registry
 
 models: Registry[Callable[..., nn.Module]] = Registry("model", "fskd.models")
+
+# What the data and this module say; an argument of the same name would contradict them.
+SET_ALREADY = ("num_classes", "in_channels", "in_chans", "pretrained", "weights")
 
 OTHERS = "any timm or torchvision name, or package.module:function"
 
@@ -26,7 +32,8 @@ def build(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
     Args:
         name: Name in our registry, ``timm:NAME``, ``torchvision:NAME``, a plain name that timm or
             torchvision knows, or ``package.module:function``. The function is called with
-            ``num_classes=`` and, if its signature has it, ``in_channels=``.
+            ``num_classes=`` and, if its signature has it, ``in_channels=``. Further arguments
+            follow a question mark, ``?drop_rate=0.1&act_layer=gelu``, with values as in YAML.
         num_classes: K, the number of logits.
         in_channels: Channels of the images. torchvision has no such setting, so the first
             convolution is replaced there when it is not 3.
@@ -42,17 +49,70 @@ def build(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
         >>> sum(p.numel() for p in build("resnet20", num_classes=10).parameters())
         272474
     """
+    name, options = split_arguments(name)
     if name in models.names():
-        return models.get(name)(num_classes=num_classes, in_channels=in_channels)
+        return _from_zoo(name, num_classes, in_channels, options)
     source, colon, rest = name.partition(":")
     if source in LIBRARIES:
-        return _from_library(source, rest, num_classes, in_channels)
+        return _from_library(source, rest, num_classes, in_channels, options)
     if colon:
-        return _from_function(source, rest, num_classes, in_channels)
+        return _from_function(source, rest, num_classes, in_channels, options)
     for library in LIBRARIES:
         if _knows(library, name):
-            return _from_library(library, name, num_classes, in_channels)
+            return _from_library(library, name, num_classes, in_channels, options)
     raise SettingError("model", f"'{name}'", _accepted(name))
+
+
+def split_arguments(name: str) -> tuple[str, dict[str, Any]]:
+    """A network's name and the arguments behind its question mark.
+
+    Raises:
+        SettingError: If an argument has no name or no value, is there twice or is set already.
+
+    Example:
+        >>> split_arguments("timm:vit_tiny_patch16_224?img_size=48&class_token=false")
+        ('timm:vit_tiny_patch16_224', {'img_size': 48, 'class_token': False})
+    """
+    plain, mark, query = name.partition("?")
+    options: dict[str, Any] = {}
+    for pair in query.split("&") if mark else ():
+        key, _, text = pair.partition("=")
+        if not key.isidentifier() or not text:
+            raise SettingError("model", f"'{name}'", "name?argument=value&argument=value")
+        if key in options or key in SET_ALREADY:
+            why = "given twice" if key in options else "set already"
+            raise SettingError("model", f"'{name}' ({key} is {why})", "each other argument once")
+        options[key] = _value(text, name)
+    return plain, options
+
+
+def _value(text: str, name: str) -> Any:
+    try:
+        value = parse_yaml(text, "its value")
+    except FskdError as error:
+        raise SettingError("model", f"'{name}' ({error})", "values as in YAML") from None
+    try:  # YAML takes 1e-3, which has no point, for text
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _from_zoo(
+    name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]
+) -> nn.Module:
+    build_it = models.get(name)
+    if not options:
+        return build_it(num_classes=num_classes, in_channels=in_channels)
+    try:
+        return build_it(num_classes=num_classes, in_channels=in_channels, **options)
+    except Exception as error:  # whatever a network does with arguments that it does not expect
+        raise _refused(name, options, error) from error
+
+
+def _refused(name: str, options: Mapping[str, Any], error: Exception) -> SettingError:
+    given = f"'{name}' ({_first_line(error)})"
+    accepted = f"arguments that it takes, unlike {', '.join(options)}" if options else ""
+    return SettingError("model", given, accepted or "another network")
 
 
 def _accepted(name: str) -> str:
@@ -64,7 +124,9 @@ def _accepted(name: str) -> str:
     return f"{first}{', '.join(ours)}, or {OTHERS}"
 
 
-def _from_library(library: str, name: str, num_classes: int, in_channels: int) -> nn.Module:
+def _from_library(
+    library: str, name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]
+) -> nn.Module:
     setting = f"'{library}:{name}'"
     module = _import_library(library)
     if module is None:
@@ -74,29 +136,36 @@ def _from_library(library: str, name: str, num_classes: int, in_channels: int) -
         hint = f"'{library}:{near[0]}' (nearest), or " if near else ""
         raise SettingError("model", setting, f"{hint}another name that {library} knows")
     try:
-        return LIBRARIES[library](module, name, num_classes, in_channels)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        reason = _first_line(error)
-        raise SettingError("model", f"{setting} ({reason})", "another network") from error
+        return LIBRARIES[library](module, name, num_classes, in_channels, options)
+    except Exception as error:  # somebody else's code may fail in any way
+        raise _refused(f"{library}:{name}", options, error) from error
 
 
-def _build_timm(timm: ModuleType, name: str, num_classes: int, in_channels: int) -> nn.Module:
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+def _build_timm(
+    timm: ModuleType, name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]
+) -> nn.Module:
+    size: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
+    return timm.create_model(name, pretrained=False, **size, **options)
 
 
 def _build_torchvision(
-    torchvision: ModuleType, name: str, num_classes: int, in_channels: int
+    torchvision: ModuleType,
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    options: Mapping[str, Any],
 ) -> nn.Module:
     # The auxiliary heads of these two would make the output a tuple in train mode.
     has_heads = name.lower() in ("googlenet", "inception_v3")
-    options = {"aux_logits": False, "init_weights": False} if has_heads else {}
-    net = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    own = {"aux_logits": False, "init_weights": False} if has_heads else {}
+    size: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    net = torchvision.models.get_model(name, **size, **{**own, **options})
     if in_channels != 3:
         replace_first_convolution(net, in_channels)
     return net
 
 
-LIBRARIES: dict[str, Callable[[ModuleType, str, int, int], nn.Module]] = {
+LIBRARIES: dict[str, Callable[[ModuleType, str, int, int, Mapping[str, Any]], nn.Module]] = {
     "timm": _build_timm,
     "torchvision": _build_torchvision,
 }
@@ -127,7 +196,9 @@ def replace_first_convolution(net: nn.Module, in_channels: int) -> None:
     setattr(net.get_submodule(parent), attribute, new)
 
 
-def _from_function(module: str, name: str, num_classes: int, in_channels: int) -> nn.Module:
+def _from_function(
+    module: str, name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]
+) -> nn.Module:
     setting = f"'{module}:{name}'"
     try:
         function = getattr(importlib.import_module(module), name)
@@ -136,7 +207,7 @@ def _from_function(module: str, name: str, num_classes: int, in_channels: int) -
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         accepted = "package.module:function that can be imported"
         raise SettingError("model", f"{setting} ({_first_line(error)})", accepted) from error
-    settings = {"num_classes": num_classes}
+    settings: dict[str, Any] = {"num_classes": num_classes, **options}
     if _accepts(function, "in_channels"):
         settings["in_channels"] = in_channels
     try:

@@ -21,7 +21,7 @@ class Restricted(FeatureNet):
     classes: Tensor
 
     def __init__(self, whole: FeatureNet, classes: Tensor) -> None:
-        super().__init__(whole.net)
+        super().__init__(whole.net, getattr(whole, "names", ()))  # a section has none
         self.whole = whole
         device = next(whole.parameters(), torch.empty(0)).device
         self.register_buffer("classes", classes.to(device), persistent=False)

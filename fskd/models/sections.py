@@ -74,6 +74,9 @@ def section(net: FeatureNet, after: After, upto: int | None, size: tuple[int, ..
     if isinstance(net, Restricted):
         part = section(net.whole, after, upto, size)
         return part if upto is not None else Restricted(cast(FeatureNet, part), net.classes)
+    if net.names:
+        given = f"'{type(net.net).__name__}' (it cannot be cut where taps= names its modules)"
+        raise SettingError("model", given, "a network without taps= for this method")
     first = next(net.parameters(), torch.empty(0))
     probe = torch.zeros((2, *size), dtype=first.dtype, device=first.device)
     if isinstance(net.net, Staged):

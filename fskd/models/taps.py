@@ -1,6 +1,6 @@
 """Taps: any network -> logits, embedding, stages and pre-activations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fskd.errors import SettingError
 from fskd.models.modes import modes_kept
+from fskd.models.named_taps import contents, known_names, listen
 from fskd.models.norms import find_norm
 from fskd.models.staged import Staged
 from fskd.models.trace import TapGraph, TraceError, last_linear, trace
@@ -25,7 +26,13 @@ class FeatureNet(nn.Module):
     and parameters. The state dict has the prefix ``net.``; save ``feature_net.net.state_dict()``.
 
     Args:
-        net: A network that maps images (rows, C, H, W) to logits (rows, K).
+        net: A network that maps images (rows, C, H, W) to logits (rows, K). Of one that was
+            compiled with ``torch.compile``, the network itself is taken.
+        taps: Names of modules of the network, such as ``blocks.3``: their outputs are the stages
+            and pre-activations, and the input of its classifier is the embedding. This needs no
+            trace; the stem is None.
+        logits: Which of several outputs of the network its logits are, a position or a name; an
+            output named ``logits`` is found without it.
 
     Example:
         >>> from fskd.models.catalog import build
@@ -35,9 +42,15 @@ class FeatureNet(nn.Module):
         (torch.Size([2, 10]), torch.Size([2, 32]))
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(
+        self, net: nn.Module, taps: Sequence[str] | str = (), logits: str | int | None = None
+    ) -> None:
         super().__init__()
-        self.net = net
+        # Its copies and saved weights are then those of the network; it is compiled anew if asked.
+        self.net: nn.Module = getattr(net, "_orig_mod", net)
+        self.names = known_names(self.net, taps)
+        self.output = logits
+        self._head: str | None = None
         self._graphs: dict[bool, TapGraph] = {}
         self._functions: dict[tuple[bool, frozenset[str]], Callable[..., Outputs]] = {}
 
@@ -48,7 +61,9 @@ class FeatureNet(nn.Module):
             SettingError: If the network cannot give a tap other than its logits.
         """
         if read == LOGITS:
-            return Outputs(logits=self._logits(x))
+            return Outputs(logits=self._logits(self.net(x)))
+        if self.names:
+            return self._named(x, read)
         if hasattr(self.net, "taps"):
             out = cast(Outputs, cast(Any, self.net).taps(x))
             if "stem" in read and out.stem is None:
@@ -107,28 +122,40 @@ class FeatureNet(nn.Module):
         return self._graphs[training]
 
     def _norms(self, x: Tensor, n: int) -> list[nn.Module | None]:
+        if self.names:
+            return [None] * n
         if isinstance(self.net, Staged):
             return [self.net.norm(index) for index in range(n)]
         if n == 0 or hasattr(self.net, "taps"):
             return [None] * n
         return [find_norm(self.net, node) for node in self.tap_graph(x, False).pre]
 
-    def _logits(self, x: Tensor) -> Tensor:
-        logits = self.net(x)
-        if not isinstance(logits, Tensor):
-            given = f"{self._name()} (its forward pass returns {type(logits).__name__})"
-            raise SettingError("model", given, "a network that returns one tensor of logits")
-        return logits
+    def _logits(self, output: object) -> Tensor:
+        if isinstance(output, Tensor):
+            return output
+        found = _part(output, "logits" if self.output is None else self.output)
+        if isinstance(found, Tensor):
+            return found
+        given = f"{self._name()} (its forward pass returns {contents(output)})"
+        accepted = "one tensor of logits, or logits= (such as 0 or 'out') that says which it is"
+        raise SettingError("model", given, accepted)
+
+    def _named(self, x: Tensor, read: frozenset[str]) -> Outputs:
+        names = self.names if read & {"stages", "pre"} else ()
+        heard = listen(self.net, x, names, self._classifier() if "embedding" in read else None)
+        taps: dict[str, Any] = {"stages": heard.maps, "pre": heard.maps, "stem": None}
+        taps["embedding"] = heard.embedding
+        if "logits" in read:
+            taps["logits"] = self._logits(heard.output)
+        return Outputs(**{name: taps[name] for name in read})
 
     def _classifier(self) -> nn.Module:
-        name = getattr(self.net, "classifier_name", None)
-        if isinstance(name, str):
-            return self.net.get_submodule(name)
-        classifier = last_linear(self.net)
-        if classifier is None:
+        if self._head is None:  # its name only, since a copy has a classifier of its own
+            self._head = _find_classifier(self.net)
+        if self._head is None:
             given = f"{self._name()} (it has no torch.nn.Linear layer)"
             raise SettingError("model", given, "a network that ends in a linear layer")
-        return classifier
+        return self.net.get_submodule(self._head)
 
     def _traced(self, x: Tensor, read: frozenset[str]) -> Callable[..., Outputs]:
         key = (self.net.training, read)
@@ -138,7 +165,10 @@ class FeatureNet(nn.Module):
             except TraceError as error:
                 taps = ", ".join(name for name in TAPS if name in read - LOGITS)
                 given = f"{self._name()} ({taps} cannot be read: {error})"
-                accepted = "a network that torch.fx can trace, or one with a taps(x) method"
+                accepted = (
+                    "a network that torch.fx can trace, one with a taps(x) method, or names of its "
+                    "modules, such as student.taps or teacher.taps of [blocks.3, blocks.7]"
+                )
                 raise SettingError("model", given, accepted) from error
         return self._functions[key]
 
@@ -150,7 +180,30 @@ class FeatureNet(nn.Module):
         return {**self.__dict__, "_graphs": {}, "_functions": {}}
 
 
-def _shape(tap: Tensor | tuple[Tensor, ...]) -> tuple[Any, ...]:
+def _part(output: object, which: str | int) -> object:
+    """One of the outputs of a network; None if there is none."""
+    if isinstance(which, str):
+        return output.get(which) if isinstance(output, Mapping) else getattr(output, which, None)
+    try:
+        return cast(Any, output)[which]
+    except (LookupError, TypeError):
+        return None
+
+
+def _find_classifier(net: nn.Module) -> str | None:
+    """Name of the layer that gives the logits: as the network says, else its last linear one."""
+    name = getattr(net, "classifier_name", None)
+    if isinstance(name, str):
+        return name
+    ask = getattr(net, "get_classifier", None)  # networks of timm
+    said = ask() if callable(ask) else None
+    classifier = said if isinstance(said, nn.Linear) else last_linear(net)
+    return next((name for name, module in net.named_modules() if module is classifier), None)
+
+
+def _shape(tap: Tensor | tuple[Tensor, ...] | None) -> tuple[Any, ...]:
+    if tap is None:
+        return ()
     if isinstance(tap, Tensor):
         return tuple(tap.shape[1:])
     return tuple(tuple(tensor.shape[1:]) for tensor in tap)

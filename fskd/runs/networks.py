@@ -4,7 +4,10 @@ import torch
 
 from fskd.errors import SettingError
 from fskd.models.catalog import build
+from fskd.models.modes import modes_kept
 from fskd.models.taps import FeatureNet
+from fskd.models.trace import first_line
+from fskd.models.usable import make_usable
 from fskd.seeding import derive
 from fskd.types import DataSplits
 
@@ -23,25 +26,38 @@ def seeded_network(
     return net
 
 
-def check_network(net: FeatureNet, data: DataSplits, setting: str) -> None:
-    """SettingError unless the network takes the images and has one output per class."""
-    training = net.training
-    net.eval()
+def check_network(
+    net: FeatureNet, data: DataSplits, setting: str, trains: bool | None = None
+) -> list[str]:
+    """Makes sure that a network takes the images and has one output per class.
+
+    Args:
+        net: The network; its parameters are cast to float32.
+        data: The images.
+        setting: Where it was given, ``student`` or ``teacher``.
+        trains: Whether it will be trained; if None, students are.
+
+    Returns:
+        What a user should know of it, one line each.
+
+    Raises:
+        SettingError: If it does not fit the data or is of a kind that cannot be used.
+    """
+    notes = make_usable(net.net, setting, trains)
     first = next(net.parameters(), None)
     if first is None:
         raise SettingError(setting, type(net.net).__name__, "a network with parameters")
     probe = torch.zeros(2, *data.train.size, device=first.device, dtype=first.dtype)
     try:
-        with torch.no_grad():
-            shape = tuple(net(probe).logits.shape)
+        with torch.no_grad(), modes_kept(net):
+            shape = tuple(net.eval()(probe).logits.shape)
+    except SettingError as error:
+        raise SettingError(setting, error.value, error.accepted) from None
     except Exception as error:  # somebody else's network may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         size = "x".join(map(str, data.train.size))
-        name = type(net.net).__name__
-        raise SettingError(
-            setting, name, f"a network that takes {size} images ({reason})"
-        ) from None
-    net.train(training)
+        accepted = f"a network that takes {size} images ({first_line(error)})"
+        raise SettingError(setting, type(net.net).__name__, accepted) from None
     if shape != (2, data.train.num_classes):
         found = f"a network with output {tuple(shape[1:])}"
         raise SettingError(setting, found, f"{data.train.num_classes} classes")
+    return notes

@@ -104,3 +104,51 @@ def test_without_the_libraries(monkeypatch):
         build("timm:resnet18", 10)
     with pytest.raises(SettingError, match="any timm or torchvision name"):
         build("efficientnet_b0", 10)
+
+
+def sized_net(num_classes: int, width: int, act: str = "relu") -> nn.Module:
+    """A user's function with arguments of its own."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, width), nn.Linear(width, num_classes))
+
+
+def test_arguments_of_timm():
+    pytest.importorskip("timm")
+    net = build("timm:vit_tiny_patch16_224?img_size=48&drop_path_rate=0.1&depth=2", 5).eval()
+    assert net(torch.randn(1, 3, 48, 48)).shape == (1, 5)
+    assert net.blocks[1].drop_path1.drop_prob == pytest.approx(0.1)
+    assert build("efficientnet_b0?drop_rate=0.3", 5).drop_rate == 0.3
+
+
+def test_arguments_of_torchvision():
+    pytest.importorskip("torchvision")
+    net = build("torchvision:mobilenet_v2?width_mult=0.25&dropout=1e-1", 5)
+    assert net.classifier[0].p == 0.1
+    assert net.features[0][0].out_channels == 8
+
+
+def test_arguments_of_ones_own_function():
+    assert build(f"{__name__}:sized_net?width=7&act=gelu", 5)[1].out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("timm:vit_tiny_patch16_224?imgsize=48", "unexpected keyword argument 'imgsize'"),
+        ("timm:resnet18?imgsize=48", "imgsize"),
+        ("torchvision:resnet18?depth=3", "unexpected keyword argument 'depth'"),
+        ("resnet8?depth=3", "unexpected keyword argument 'depth'"),
+        (f"{__name__}:sized_net?widths=3", "unexpected keyword argument 'widths'"),
+        ("timm:resnet18?num_classes=3", "num_classes is set already"),
+        ("timm:resnet18?pretrained=true", "pretrained is set already"),
+        ("timm:resnet18?drop_rate=0&drop_rate=0", "drop_rate is given twice"),
+        ("timm:resnet18?", r"name\?argument=value"),
+        ("timm:resnet18?drop_rate", r"name\?argument=value"),
+        ("timm:resnet18?drop_rate=[", "not valid YAML"),
+    ],
+)
+def test_arguments_that_are_refused(name, says):
+    for library in ("timm", "torchvision"):
+        pytest.importorskip(library)
+    with pytest.raises(SettingError, match=says) as caught:
+        build(name, 5)
+    assert "\n" not in str(caught.value)
