@@ -9,18 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fskd.config import Runtime
+from fskd.config import RunConfig, Runtime
 from fskd.data.datasets.arrays import from_arrays, plain_images
 from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
+from fskd.models.usable import format_of, restore
 from fskd.options import settings_layer
 from fskd.raw import merge
 from fskd.resolve import resolve, validate
 from fskd.results.store import Result, RunDir
+from fskd.runs.images import normalised
 from fskd.runs.prepare import Given
 from fskd.runs.runner import run
-from fskd.runs.screen import make_screen
+from fskd.runs.screen import Screen, make_screen
 from fskd.runs.session import Session
+from fskd.runs.teacher import copied, several
 from fskd.types import DataSplits
 
 
@@ -30,8 +33,9 @@ def distill(
     data: Any,
     *,
     test_data: Any = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    logits: str | int | None = None,
     method: str = "kdplus",
     generator: str | None = "auto",
     fraction: float | None = None,
@@ -53,14 +57,18 @@ def distill(
             from the catalogue (then it is trained first), or None for the default of the data set.
             Several networks, or names ``a+b``, are an ensemble. A function from images (rows, C, H,
             W) in [0, 1] to their class probabilities (rows, K) is a black box.
-        student: A network (trained in place and left in eval mode), several for online methods, or
-            a name.
+        student: A network (trained in place; precision, memory format and mode stay as they are),
+            several for online methods, or a name.
         data: Name of a data set, a pair (images, labels), or a map-style data set of such pairs.
             Images are uint8, or float in [0, 1].
-        test_data: The same for testing; a fixed stratified quarter of ``data`` if None.
-        mean: Per-channel mean that is subtracted from images handed over; 0 if None, so that
-            networks see the images as they are, in [0, 1].
-        std: Per-channel standard deviation that they are divided by; 1 if None.
+        test_data: The same for testing; if None, a fixed stratified quarter of ``data``, or
+            another share with ``settings={"data": {"test_share": 0.1}}``.
+        mean: Mean of each channel, in [0, 1], that is subtracted from images, or a number for one
+            channel. If None, 0 for images handed over, so that networks see them as they are, in
+            [0, 1], and the data set's own for others.
+        std: Standard deviation that they are divided by, likewise; 1 if None.
+        logits: Which of several outputs of networks handed over their logits are: a position or a
+            name. An output named ``logits`` is found without it.
         method: As ``--method``; ``a+b`` composes.
         generator: As ``--generator``; None switches generated points off.
         fraction: Share of the training set, in (0, 1].
@@ -89,7 +97,8 @@ def distill(
         (120, 2)
     """
     _check_networks(teacher, student)
-    splits = _own_data(data, test_data, mean, std)
+    if test_data is not None and isinstance(data, str | DataSplits):
+        raise SettingError("test_data", "given", "None for a data set that has its own")
     hidden = None
     if not (unlabelled is None or isinstance(unlabelled, int | str | PurePath)):
         hidden = torch.from_numpy(plain_images(unlabelled, "unlabelled"))
@@ -102,13 +111,18 @@ def distill(
         "fraction": fraction, "shots": shots, "n": n, "steps": steps, "epochs": epochs,
         "seed": seed, "device": device, "quiet": quiet,
         "unlabelled": unlabelled if hidden is None else "own",
-        "dataset": data if splits is None else "npz",
+        "dataset": data if isinstance(data, str) else "npz",
         "teacher": None if network is not None else teacher,
         "student": type(modules[0]).__name__ if modules else student,
     }  # fmt: skip
-    layer = merge(settings_layer(options, dashes=""), settings or {})
-    given = Given(splits, network, modules, unlabelled=hidden)
-    return _run(layer, layer.pop("runtime"), given, out)
+    scale = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
+    layer = merge(settings_layer(options, dashes=""), {"data": scale} if scale else {})
+    layer = merge(layer, settings or {})
+    runtime, config = layer.pop("runtime"), resolve(layer)
+    given = Given(None, network, modules, unlabelled=hidden, logits=logits)
+    if not isinstance(data, str):
+        given = given._replace(data=_own_data(data, test_data, config))
+    return _run(config, runtime, given, out)
 
 
 def _check_networks(teacher: object, student: object) -> None:
@@ -130,47 +144,54 @@ def _check_networks(teacher: object, student: object) -> None:
         raise SettingError("student", "the teacher itself", "a network of its own")
 
 
-def _own_data(
-    data: Any, test_data: Any, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> DataSplits | None:
-    """Images handed over, with the normalisation asked for; None for a data set by name."""
-    if isinstance(data, str | DataSplits):
-        for name, value in (("test_data", test_data), ("mean", mean), ("std", std)):
-            if value is not None:
-                raise SettingError(name, "given", "None for a data set that has its own")
-        return data if isinstance(data, DataSplits) else None
-    splits = from_arrays(data, test_data)
+def _own_data(data: Any, test_data: Any, config: RunConfig) -> DataSplits:
+    """Images handed over, with the normalisation asked for."""
+    if isinstance(data, DataSplits):
+        return normalised(data, config)
+    about = config.data
+    splits = from_arrays(
+        data, test_data, test_share=about.test_share, class_order=about.class_order
+    )
     channels = splits.train.size[0]
-    scale = {"mean": mean or (0.0,) * channels, "std": std or (1.0,) * channels}
-    for name, values in scale.items():
-        if len(values) != channels or (name == "std" and min(values) <= 0):
-            sign = "positive " if name == "std" else ""
-            raise SettingError(name, list(values), f"{channels} {sign}numbers, one per channel")
-    shift, spread = (tuple(map(float, scale[name])) for name in ("mean", "std"))
-    return DataSplits(*(replace(part, mean=shift, std=spread) for part in splits))
+    mean, std = (0.0,) * channels, (1.0,) * channels
+    return normalised(DataSplits(*(replace(p, mean=mean, std=std) for p in splits)), config)
 
 
 def _run(
-    layer: Mapping[str, Any], runtime: Mapping[str, Any], given: Given, out: str | Path | None
+    config: RunConfig, runtime: Mapping[str, Any], given: Given, out: str | Path | None
 ) -> Result:
-    config = resolve(layer)
-    if given.data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"name": "own"})})
+    if given.data is not None:  # what was asked of them is in their hash
+        named = {"name": "own", "mean": None, "std": None, "test_share": None}
+        config = config.model_copy(update={"data": config.data.model_copy(update=named)})
     if given.teacher is not None:
-        given = given._replace(queries=None if config.teacher is None else config.teacher.queries)
+        given = _with_teacher(given, config)
         config = config.model_copy(update={"teacher": None})
+    formats = [format_of(net) for net in given.students]
     with tempfile.TemporaryDirectory() as temporary:
         folder = {"out": temporary if out is None else str(out)}
         settings = validate(Runtime, {**runtime, **folder}, "runtime")
-        session = Session(settings, make_screen(settings.quiet))
+        session = Session(settings, Screen() if settings.quiet else make_screen(False))
         if out is None and session.fabric.world_size > 1:
             raise SettingError("out", None, "a folder, which several processes share")
-        result = run(config, session, given)
-        for i, net in enumerate(given.students):
-            # A finished run is not repeated; the networks still get what it learned.
-            name = "student" if i == 0 else f"peer{i}"
-            load_weights(net, RunDir(Path(result.path)).path / f"{name}.safetensors", "student")
-            net.eval()
+        try:
+            result = run(config, session, given)
+            for i, net in enumerate(given.students):
+                # A finished run is not repeated; the networks still get what it learned.
+                name = "student" if i == 0 else f"peer{i}"
+                load_weights(net, RunDir(Path(result.path)).path / f"{name}.safetensors", "student")
+        finally:
+            for net, was in zip(given.students, formats, strict=True):
+                restore(net, was)
     if out is None:
         return Result.from_json(result.to_json())
     return result
+
+
+def _with_teacher(given: Given, config: RunConfig) -> Given:
+    """Parts handed over with what the settings say of the teacher."""
+    teacher, about = given.teacher, config.teacher
+    taps = () if about is None else about.taps
+    if teacher is not None and (taps or given.logits is not None) and several(teacher):
+        nets = [copied(net, taps, given.logits) for net in several(teacher)]
+        teacher = nets[0] if len(nets) == 1 else nets
+    return given._replace(teacher=teacher, queries=None if about is None else about.queries)

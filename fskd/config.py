@@ -74,6 +74,8 @@ class TeacherConfig(Settings):
         sources = ("checkpoint", "table", "init")
         if len(given := [name for name in sources if getattr(self, name) is not None]) > 1:
             raise ValueError(f"give one of {' and '.join(given)}")
+        if self.init is not None and names > 1:
+            raise ValueError(f"init is of one network, not of {names}")
         return self
 
 

@@ -38,6 +38,10 @@ class TrainingError(FskdError, RuntimeError):
     """Training cannot go on, for example because a loss is not finite."""
 
 
+class DoubtWarning(UserWarning):
+    """Data or a teacher are probably not what they are taken for."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Phrase that lists the known names, the nearest one first.
 

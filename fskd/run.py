@@ -142,7 +142,8 @@ def _points(
 def check_all(configs: "Sequence[RunConfig]", out: Path, force: bool = False) -> None:
     """Every mistake shows before any work starts; finished runs had none unless they are forced."""
     from fskd.runs.finished import finished
-    from fskd.runs.prepare import load_data, prepare
+    from fskd.runs.images import load_data
+    from fskd.runs.prepare import prepare
     from fskd.runs.ranking import choose_subset
 
     left = [config for config in configs if force or finished(config, out) is None]

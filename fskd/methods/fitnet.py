@@ -100,6 +100,8 @@ class FitNet(Method):
         theirs = (shapes.known.stem, *shapes.known.stages)
         hint, n_maps = self.settings.hint_index, min(len(ours), len(theirs))
         require(hint < n_maps, "hint_index", hint, f"an index of the {n_maps} stages")
+        there = bool(ours[hint] and theirs[hint])
+        require(there, "hint_index", hint, "1 or more: with taps by name there is no stem")
         self.regressor = Regressor(ours[hint], theirs[hint])
 
     def terms(self, step: Step) -> Terms:

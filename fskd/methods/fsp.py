@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fskd.losses.features import fsp_matrix
-from fskd.methods.base import Method, MethodSettings, Step, methods
+from fskd.methods.base import Method, MethodSettings, Step, methods, require
 from fskd.methods.words import Needs, Phase, Term, Terms, student, teacher
+from fskd.types import Shapes
 
 
 def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -62,7 +63,15 @@ class FSP(Method):
         )
         return flow, Phase()
 
+    def build(self, shapes: Shapes) -> None:
+        """Nothing; looks whether there are two maps to flow between."""
+        stemless = not (shapes.student.stem and shapes.known.stem)
+        found = f"{len(shapes.known.stages)} stages and no stem"
+        require(not stemless or len(shapes.known.stages) > 1, "fsp", found, "two maps or more")
+
     def flow(self, step: Step) -> Terms:
         """The term of the first phase."""
         maps = [(net.stem, *net.stages) for net in (step.student, step.teacher)]
+        if any(stem is None for stem, *_ in maps):  # of a network with taps by name
+            maps = [stages for _, *stages in maps]
         return {"fsp": Term(flow_loss(*maps), self.settings.weight)}

@@ -175,6 +175,13 @@ class FeatureNet(nn.Module):
     def _name(self) -> str:
         return f"'{type(self.net).__name__}'"
 
+    def extra_repr(self) -> str:
+        """What tells it from the same network with other taps, also in hashes."""
+        given = {"taps": self.names, "logits": self.output}
+        return ", ".join(
+            f"{name}={value!r}" for name, value in given.items() if value or value == 0
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         # Generated functions cannot be pickled; a copy makes its own when it needs them.
         return {**self.__dict__, "_graphs": {}, "_functions": {}}

@@ -11,7 +11,8 @@ from fskd.protocol.schema import Run
 from fskd.resolve import needs_teacher
 from fskd.runs.calibrate import Planner
 from fskd.runs.estimate import Cost, here
-from fskd.runs.prepare import load_data, prepare
+from fskd.runs.images import load_data
+from fskd.runs.prepare import prepare
 from fskd.runs.ranking import known_ranking
 from fskd.runs.teacher import teacher_runs
 

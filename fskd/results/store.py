@@ -60,6 +60,11 @@ class Result:
         episodes: Of an episodic run: ``n``, ``top1`` of each, their sample ``std``, and
             ``interval``, half the width of the mean's 95 % t-interval (None for one episode).
             All other numbers are then means over episodes, but seconds are sums.
+        classes: Names of the classes, in the order of the networks' outputs.
+        files: Of ``train`` and ``test``: how many ``files`` were read, how many were ``left_out``
+            by kind, which were ``unreadable``, and the ``test_share`` that was set aside.
+        notes: What was changed of networks and weights before they were used.
+        doubts: What is probably wrong with data or teacher.
         seconds: Wall-clock time of each part.
         versions: Of Python, fskd and the libraries that matter.
         device: Where it ran.
@@ -98,6 +103,10 @@ class Result:
     peers_top1: list[float] = field(default_factory=list)
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
     n_unlabelled: int = 0
+    classes: list[str] = field(default_factory=list)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"

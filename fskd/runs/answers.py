@@ -21,6 +21,8 @@ from fskd.types import ImageSet
 
 MOST_BYTES = 1 << 26  # on disk
 MOST_SETS = 4  # in memory
+# Fidelity on training points is a mean; this many are enough and bound the time.
+TRAIN_POINTS = 4096
 
 
 def ask(
@@ -61,6 +63,28 @@ def on_test(net: nn.Module, about: dict[str, Any], images: ImageSet, session: Se
         session.test_logits.pop(next(iter(session.test_logits)))
     session.test_logits[key] = found
     return found
+
+
+def on_train(
+    net: nn.Module, about: dict[str, Any], images: ImageSet, subset: Tensor, session: Session
+) -> tuple[Tensor, Tensor]:
+    """The first examples of a subset, (n,), and the teacher's logits on them, float32 (n, K).
+
+    It is asked before and after a training; the last answer is kept in between.
+
+    Args:
+        net: The teacher.
+        about: Its ``key``.
+        images: The training images.
+        subset: Positions of the examples.
+        session: Keeps the answer.
+    """
+    points = subset[:TRAIN_POINTS]
+    whose = f"{about['key']} {images.identity} {points.tolist()}"
+    if session.train_logits is None or session.train_logits[0] != whose:
+        found = ask(net, "teacher on the training images", images, session, points)
+        session.train_logits = whose, found
+    return points, session.train_logits[1]
 
 
 def keep(folder: RunDir, logits: Tensor, images: ImageSet) -> None:

@@ -12,7 +12,8 @@ from fskd.data.datasets.base import Extent, datasets, image_set
 from fskd.errors import SettingError
 from fskd.runs.batches import batch_maker
 from fskd.runs.episodes import first_episode
-from fskd.runs.prepare import NOTHING_GIVEN, Given, Job, load_data
+from fskd.runs.images import load_data
+from fskd.runs.prepare import NOTHING_GIVEN, Given, Job
 from fskd.runs.training import logits_kept
 from fskd.teachers.base import members
 from fskd.train.loop import phase_steps

@@ -1,6 +1,7 @@
 """What is measured at the end of a run; the test split is read here and nowhere else."""
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -11,7 +12,7 @@ from fskd.data.loader import chunks
 from fskd.errors import TrainingError
 from fskd.models.checkpoint import save_weights
 from fskd.models.taps import FeatureNet
-from fskd.runs.answers import ask, on_test
+from fskd.runs.answers import TRAIN_POINTS, ask, on_test, on_train
 from fskd.runs.evaluate import (
     N_PATHS,
     agreement,
@@ -19,6 +20,7 @@ from fskd.runs.evaluate import (
     scores,
     total_variation,
 )
+from fskd.runs.images import about_images
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
 from fskd.teachers.base import Teacher, opaque
@@ -27,8 +29,6 @@ from fskd.train.loop import phase_steps
 from fskd.types import Batch, ImageSet, Ranking
 
 _PACKAGES = ("fskd", "torch", "numpy", "lightning-fabric", "scikit-learn")
-# Fidelity on training points is a mean; this many are enough and bound the time.
-TRAIN_POINTS = 4096
 
 
 def measure(
@@ -54,12 +54,14 @@ def measure(
     logits = ask(student, "student on the test images", data.test, session)
     if not logits.isfinite().all():
         raise TrainingError("the last update made the student's outputs infinite or NaN")
-    on_train = ask(student, "student on the training images", data.train, session, points)
+    ours = ask(student, "student on the training images", data.train, session, points)
     found: dict[str, Any] = {
         **scores(logits, data.test.targets),
-        "train_top1": scores(on_train, data.train.targets[points])["top1"],
+        "train_top1": scores(ours, data.train.targets[points])["top1"],
         "n_train": len(subset.train),
         "num_classes": data.train.num_classes,
+        "classes": list(data.train.classes),
+        "files": {name: dict(part.about) for name, part in data._asdict().items() if part.about},
         "data_sha256": data.train.fingerprint,
         "test_sha256": data.test.fingerprint,
         "split_sha256": subset.split_sha256,
@@ -88,8 +90,8 @@ def measure(
     known, found["teacher"] = _teacher_on_test(teacher.net, about_teacher, data.test, session)
     found["agreement"] = agreement(logits, known)
     found["tv_test"] = total_variation(logits, known)
-    their_train = ask(teacher.net, "teacher on the training images", data.train, session, points)
-    found["tv_train"] = total_variation(on_train, their_train)
+    _, theirs = on_train(teacher.net, about_teacher, data.train, subset.train, session)
+    found["tv_train"] = total_variation(ours, theirs)
     found["tv_paths"] = path_variation(
         student, teacher.net, data.train, points, device, job.config.seed, n_paths
     )
@@ -130,11 +132,18 @@ def _of_methods(job: Job, session: Session) -> dict[str, Tensor]:
     return {name: torch.cat(rows) for name, rows in found.items()}
 
 
-def save_networks(job: Job) -> None:
-    """Writes what was trained: students, networks of roles, and the methods' own modules."""
+def save_networks(job: Job, found: Mapping[str, Any]) -> None:
+    """Writes what was trained: students, networks of roles, and the methods' own modules.
+
+    Args:
+        job: The run.
+        found: What was measured.
+    """
     folder = job.folder
     for i, net in enumerate(job.students):
-        save_weights(net.net, folder.student if i == 0 else folder.weights(f"peer{i}"))
+        place = folder.student if i == 0 else folder.weights(f"peer{i}")
+        top1 = found["top1"] if i == 0 else found["peers_top1"][i - 1]
+        save_weights(net.net, place, about_images(job.data.train, top1))
     for name, role in job.method.roles.items():
         if name in job.roles.own and not role.peer:
             own = job.roles.own[name]

@@ -1,6 +1,9 @@
 """Networks of a run from names, each initialised from a stream of its own, and a look at them."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 
 from fskd.errors import SettingError
 from fskd.models.catalog import build
@@ -13,17 +16,32 @@ from fskd.types import DataSplits
 
 
 def seeded_network(
-    name: str, data: DataSplits, setting: str, seed: int, *purpose: str | int
+    name: str,
+    data: DataSplits,
+    setting: str,
+    seed: int,
+    *purpose: str | int,
+    taps: Sequence[str] = (),
 ) -> FeatureNet:
     """A network initialised from a stream of its own; other streams do not move."""
     channels = data.train.size[0]
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "init", *purpose))
         try:
-            net = FeatureNet(build(name, data.train.num_classes, channels))
+            net = build(name, data.train.num_classes, channels)
         except SettingError as error:
             raise SettingError(setting, error.value, error.accepted) from None
-    return net
+    return feature_net(net, taps, setting.partition(".")[0])
+
+
+def feature_net(
+    net: nn.Module, taps: Sequence[str], setting: str, logits: str | int | None = None
+) -> FeatureNet:
+    """A network with taps by name; SettingError with the setting's name if it has no such."""
+    try:
+        return FeatureNet(net, taps, logits)
+    except SettingError as error:
+        raise SettingError(f"{setting}.taps", error.value, error.accepted) from None
 
 
 def check_network(

@@ -2,27 +2,28 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from fskd.config import RunConfig
-from fskd.data.datasets.base import Source, load
 from fskd.data.splits import Subset
 from fskd.data.unlabelled import Unlabelled
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
 from fskd.methods.compose import Joint, join
 from fskd.methods.needs import check_needs
+from fskd.models.checkpoint import load_body
 from fskd.models.sections import reinitialised
 from fskd.models.taps import FeatureNet
+from fskd.models.usable import check_rows
 from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
 from fskd.runs.asked import check_asked, check_ranks
-from fskd.runs.hashes import code_hashes, weights_hash
-from fskd.runs.networks import check_network, seeded_network
+from fskd.runs.hashes import code_hashes, file_hash, weights_hash
+from fskd.runs.images import load_data, mismatches
+from fskd.runs.networks import check_network, feature_net, seeded_network
 from fskd.runs.ranking import choose_subset, known_ranking, make_sampler, ranking_run
 from fskd.runs.rows import Rows, divide, unlabelled_hash, unlabelled_images
 from fskd.runs.teacher import GivenTeacher, Kind, files_hash, given_hash, make_source
@@ -44,6 +45,7 @@ class Given(NamedTuple):
         students: Networks to train, in place.
         queries: Most rows that this teacher may be asked.
         unlabelled: Images without labels, uint8 (N, C, H, W).
+        logits: Which of several outputs of these networks their logits are.
     """
 
     data: DataSplits | None = None
@@ -51,6 +53,7 @@ class Given(NamedTuple):
     students: Sequence[nn.Module] = ()
     queries: int | None = None
     unlabelled: Tensor | None = None
+    logits: str | int | None = None
 
 
 NOTHING_GIVEN = Given()
@@ -66,6 +69,8 @@ class Job(NamedTuple):
         rows: Rows of each kind a step.
         unlabelled: Images without labels, or None.
         queries: Most rows that the teacher may be asked; None for any number.
+        notes: What is to be said of networks and weights before they are used, a line each.
+        doubts: The same of what is probably wrong.
     """
 
     config: RunConfig
@@ -82,27 +87,13 @@ class Job(NamedTuple):
     steps: int
     folder: RunDir
     queries: int | None = None
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def task(self) -> DistillTask:
         """Everything that trains."""
         nets = {"student": self.students[0], **self.roles.own}
         return DistillTask(nets, self.method, self.roles.shared)
-
-
-@lru_cache(maxsize=2)
-def _load(name: str, source: Source) -> DataSplits:
-    return load(name, source)
-
-
-def load_data(config: RunConfig) -> DataSplits:
-    """The images of a run; the last two sets stay in memory for the next runs."""
-    data = config.data
-    root = None if data.root is None else Path(data.root).expanduser()
-    source = Source(
-        root, data.image_size, data.download, data.test_share, data.class_order,
-        data.background, data.on_error == "skip", data.cache_gib,
-    )  # fmt: skip
-    return _load(data.name, source)
 
 
 def pin(
@@ -122,14 +113,11 @@ def pin(
     if ranking is not None:
         hashes["split"] = ranking.sha256
     hashes |= _data_hashes(config, given)
-    teacher, level = config.teacher, "teacher"
-    if given.teacher is not None and (ranking is None or needs_teacher(config.method)):
-        hashes[level] = given_hash(given.teacher)
-    while teacher is not None and given.teacher is None:
-        if (found := files_hash(teacher, level)) is not None:
-            hashes[level] = found
-            break
-        teacher, level = teacher.teacher, level + ".teacher"
+    hashes |= _teacher_hashes(config, given, ranking is None or needs_teacher(config.method))
+    if config.student_init is not None:
+        hashes["init"] = file_hash(Path(config.student_init).expanduser(), "student.init")
+    if given.logits is not None:
+        hashes["logits"] = str(given.logits)
     for i, student in enumerate(given.students):
         hashes[f"student{i}"] = weights_hash(student)
     if not given.students:
@@ -137,6 +125,21 @@ def pin(
     if config.teacher is not None:
         hashes |= code_hashes(config.teacher.names)
     return config.model_copy(update={"inputs_sha256": hashes})
+
+
+def _teacher_hashes(config: RunConfig, given: Given, asked: bool) -> dict[str, str]:
+    """Of a teacher that is handed over, or of the files that it and its teachers are from."""
+    if given.teacher is not None:
+        return {"teacher": given_hash(given.teacher)} if asked else {}
+    hashes, teacher, level = dict[str, str](), config.teacher, "teacher"
+    while teacher is not None:
+        if (found := files_hash(teacher, level)) is not None:
+            return hashes | {level: found}
+        if teacher.init is not None:
+            setting = f"{level}.init"
+            hashes[setting] = file_hash(Path(teacher.init).expanduser(), setting)
+        teacher, level = teacher.teacher, level + ".teacher"
+    return hashes
 
 
 def _data_hashes(config: RunConfig, given: Given) -> dict[str, str]:
@@ -164,22 +167,33 @@ def identify(config: RunConfig, given: Given = NOTHING_GIVEN) -> tuple[RunConfig
     return pin(config, given, ranking), ranking
 
 
-def student_networks(config: RunConfig, data: DataSplits, given: Given) -> list[FeatureNet]:
-    """The students, freshly initialised unless given."""
-    needed = students_needed(config.method)
+def student_networks(
+    config: RunConfig, data: DataSplits, given: Given, notes: list[str]
+) -> list[FeatureNet]:
+    """The students, freshly initialised unless given; what is to be said of them is noted."""
+    needed, taps = students_needed(config.method), config.student_taps
     if given.students:
         if len(given.students) != needed:
             accepted = f"{needed} networks for the method {config.method.name}"
             raise SettingError("student", f"{len(given.students)} networks", accepted)
-        nets = [FeatureNet(net) for net in given.students]
+        if config.student_init is not None:
+            accepted = "none: a network that was handed over has weights"
+            raise SettingError("student.init", f"'{config.student_init}'", accepted)
+        nets = [feature_net(net, taps, "student", given.logits) for net in given.students]
     else:
         names = [config.student, *(config.peers or [config.student] * (needed - 1))]
         nets = [
-            seeded_network(name, data, "student" if i == 0 else "peers", config.seed, "student", i)
+            seeded_network(
+                name, data, "student" if i == 0 else "peers", config.seed, "student", i,
+                taps=() if config.peers and i else taps,
+            )
             for i, name in enumerate(names)
-        ]
+        ]  # fmt: skip
     for net in nets:
-        check_network(net, data, "student")
+        notes += [f"student: {note}" for note in check_network(net, data, "student")]
+    if config.student_init is not None:
+        found = load_body(nets[0].net, Path(config.student_init).expanduser(), "student.init")
+        notes += [f"student.init: {note}" for note in found]
     return nets
 
 
@@ -229,9 +243,11 @@ def build(
 ) -> Job:
     """Every part of a run from its data and their order; see ``prepare``."""
     subset = choose_subset(config, data, ranking)
-    students = student_networks(config, data, given)
+    notes: list[str] = []
+    students = student_networks(config, data, given, notes)
     method, asks = join(config.method.parts, config.optim.ema), needs_teacher(config.method)
-    teacher = make_source(config, data, given.teacher) if asks else None
+    teacher = make_source(config, data, given.teacher, notes) if asks else None
+    doubts = mismatches(config, data) if asks and given.teacher is None else []
     if teacher is not None:
         check_asked(config, method, teacher)
     if isinstance(teacher, Table):
@@ -254,7 +270,8 @@ def build(
     def fresh(net: FeatureNet, role: str) -> FeatureNet:
         if net is teacher or given.students:  # of which only the network is known
             return reinitialised(net, derive(config.seed, "init", "role", role))
-        return seeded_network(config.student, data, "student", config.seed, "role", role)
+        taps = config.student_taps
+        return seeded_network(config.student, data, "student", config.seed, "role", role, taps=taps)
 
     roles = make_roles(method.roles, students, teacher, data.train.size, fresh)
     generator, scale = None, 1.0
@@ -265,9 +282,12 @@ def build(
         scale = generator.schedule.step_scale
     share = None if hidden is None else config.data.unlabelled_share
     rows = divide(config.optim.batch_size, generator, share, max(method.unlabelled_views, 1))
+    for net in students:
+        check_rows(net.net, data.train.size, config.optim.batch_size, "student")
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
     return Job(
         config, data, subset, ranking, students, teacher, method, roles,
         generator, rows, hidden, steps, folder,
         given.queries if config.teacher is None else config.teacher.queries,
+        tuple(dict.fromkeys(notes)), tuple(doubts),
     )  # fmt: skip

@@ -2,11 +2,14 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from fskd.errors import DoubtWarning
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -15,10 +18,14 @@ PATIENCE = 1.0  # seconds that a pass over images may take before it is shown
 
 
 class Screen:
-    """Shows nothing; the base of the others, and what ``--quiet`` and the Python API use."""
+    """Shows nothing but Python's warnings; the base of the others, and what ``distill`` uses."""
 
     def say(self, text: str) -> None:
         """One line of information."""
+
+    def warn(self, text: str) -> None:
+        """One line about what is probably wrong, which is shown in any case."""
+        warnings.warn(text, DoubtWarning, stacklevel=2)
 
     def begin(self, title: str, steps: int, done: int) -> None:
         """A training begins (or goes on) at step ``done`` of ``steps``."""
@@ -54,7 +61,15 @@ def _losses(record: dict[str, Any]) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in terms.items())
 
 
-class LineScreen(Screen):
+class QuietScreen(Screen):
+    """What ``--quiet`` uses."""
+
+    def warn(self, text: str) -> None:
+        """Prints at once."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class LineScreen(QuietScreen):
     """A line every few seconds on stderr, for logs and pipes."""
 
     def __init__(self, every: float = 10.0) -> None:
@@ -110,6 +125,10 @@ class BarScreen(Screen):
     def say(self, text: str) -> None:
         """Prints above the bar."""
         self.console.print(text, highlight=False, style="dim")
+
+    def warn(self, text: str) -> None:
+        """Prints above the bar."""
+        self.console.print(f"warning: {text}", highlight=False, style="yellow", markup=False)
 
     def begin(self, title: str, steps: int, done: int) -> None:
         """Opens a bar."""
@@ -175,5 +194,5 @@ class BarScreen(Screen):
 def make_screen(quiet: bool) -> Screen:
     """The screen that fits where stderr goes."""
     if quiet:
-        return Screen()
+        return QuietScreen()
     return BarScreen() if sys.stderr.isatty() else LineScreen()

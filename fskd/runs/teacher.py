@@ -12,9 +12,10 @@ from fskd.config import RunConfig, TeacherConfig
 from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
+from fskd.models.usable import check_kind
 from fskd.resolve import needs_teacher
 from fskd.runs.hashes import file_hash, weights_hash
-from fskd.runs.networks import check_network, seeded_network
+from fskd.runs.networks import check_network, feature_net, seeded_network
 from fskd.teachers.base import Source
 from fskd.teachers.black_box import (
     BlackBox,
@@ -107,7 +108,12 @@ def mark(about: dict[str, Any], fingerprint: str) -> str:
     return hashlib.sha256(f"{about['key']} {fingerprint}".encode()).hexdigest()[:12]
 
 
-def make_source(config: RunConfig, data: DataSplits, given: GivenTeacher | None = None) -> Kind:
+def make_source(
+    config: RunConfig,
+    data: DataSplits,
+    given: GivenTeacher | None = None,
+    notes: list[str] | None = None,
+) -> Kind:
     """The teacher, with weights if they come from a file or from Python.
 
     Args:
@@ -115,13 +121,15 @@ def make_source(config: RunConfig, data: DataSplits, given: GivenTeacher | None 
         data: The images.
         given: The teacher handed over, if one was; networks are copied, since they will be frozen
             and moved, unless they are sources already.
+        notes: Gets what is to be said of networks and weights.
     """
+    notes = [] if notes is None else notes
     if isinstance(given, Source):
         return given
     if isinstance(given, FeatureNet):
         nets = [given]
     elif given is not None:
-        nets = [FeatureNet(copy.deepcopy(net)) for net in several(given)]
+        nets = [copied(net) for net in several(given)]
         if not nets:
             return _black_box(cast(Callable[[Tensor], Any], given), data)
     elif config.teacher is None:
@@ -129,10 +137,16 @@ def make_source(config: RunConfig, data: DataSplits, given: GivenTeacher | None 
     else:
         if (source := _no_network(config.teacher, data)) is not None:
             return source
-        nets = _networks(config.teacher, data)
+        nets = _networks(config.teacher, data, notes)
     for net in nets:
-        check_network(net, data, "teacher")
+        notes += [f"teacher: {note}" for note in check_network(net, data, "teacher")]
     return nets[0] if len(nets) == 1 else Ensemble(nets)
+
+
+def copied(net: nn.Module, taps: Sequence[str] = (), logits: str | int | None = None) -> FeatureNet:
+    """A copy of a network that was handed over as a teacher, in the mode for one."""
+    check_kind(net, "teacher", False)  # of which not all kinds can be copied
+    return feature_net(copy.deepcopy(net), taps, "teacher", logits)
 
 
 def _black_box(function: Callable[[Tensor], Any], data: DataSplits, name: str = "") -> BlackBox:
@@ -152,20 +166,26 @@ def _no_network(teacher: TeacherConfig, data: DataSplits) -> Source | None:
         raise SettingError("teacher.data", "'subset'", f"'full': {kind} is not trained here")
     if teacher.checkpoint is not None:
         raise SettingError("teacher.checkpoint", f"'{teacher.checkpoint}'", f"none: it is {kind}")
+    if teacher.taps:
+        raise SettingError("teacher.taps", list(teacher.taps), f"none: it is {kind}")
     if function is not None:
         return _black_box(function, data, teacher.name)
     path = Path(str(teacher.table)).expanduser()
     return read_table(path, len(data.train), data.train.num_classes)
 
 
-def _networks(teacher: TeacherConfig, data: DataSplits) -> list[FeatureNet]:
+def _networks(teacher: TeacherConfig, data: DataSplits, notes: list[str]) -> list[FeatureNet]:
     for name in teacher.names if len(teacher.names) > 1 else ():
         if find_function(name) is not None:
             accepted = "networks joined by +; a black box is a teacher of its own"
             raise SettingError("teacher.name", f"'{name}'", accepted)
-    nets = [seeded_network(name, data, "teacher.name", 0, "teacher") for name in teacher.names]
+    nets = [
+        seeded_network(name, data, "teacher.name", 0, "teacher", taps=teacher.taps)
+        for name in teacher.names
+    ]
     for net, file in zip(nets, teacher.checkpoints, strict=False):  # all of them have one, or none
-        load_weights(net.net, Path(file).expanduser(), "teacher.checkpoint")
+        found = load_weights(net.net, Path(file).expanduser(), "teacher.checkpoint")
+        notes += [f"{Path(file).name}: {note}" for note in found]
     return nets
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 
 def told_orders(classes: Sequence[str]) -> dict[str, np.ndarray]:
@@ -35,6 +34,8 @@ def fitted(answers: np.ndarray, targets: np.ndarray, num_classes: int) -> np.nda
         >>> fitted(np.array([1, 1, 2, 0]), np.array([0, 0, 1, 2]), 3).tolist()
         [2, 0, 1]
     """
+    from scipy.optimize import linear_sum_assignment  # a second that a sound teacher does not need
+
     counts = np.bincount(answers * num_classes + targets, minlength=num_classes**2)
     gains = counts.reshape(num_classes, num_classes).astype(float)
     # Less than one answer in all: of orders that fit alike, the one that moves least.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtrc
 from torch import Tensor, nn
 
 from fskd.teachers.class_orders import fitted, held_out, told_orders
@@ -151,12 +150,16 @@ def _explains(
     gain = after.mean() - before.mean()
     if gain < max(GAIN, cures * (1 - before.mean())) or after.mean() < (1 + chance) / 2:
         return False
+    from scipy.special import bdtrc  # late, since a sound teacher does not need it
+
     won, lost = int((after & ~before).sum()), int((before & ~after).sum())
     return bool(bdtrc(won - 1, won + lost, 0.5) * tries < CERTAIN)  # the sign test
 
 
 def _order(asked: Asked, classes: Sequence[str]) -> list[str]:
     answers, targets, before = asked.logits.argmax(1).numpy(), asked.targets.numpy(), _right(asked)
+    if before.mean() > 1 - GAIN:
+        return []  # no order can explain that much
     told = [
         _Order(name, places, places[answers] == targets)
         for name, places in told_orders(classes).items()

@@ -153,7 +153,7 @@ def test_top5_with_more_than_ten_classes(tmp_path: Path, tiny: dict[str, Any]) -
     assert result.top5 >= result.top1
     # Other contents at the same place are another run.
     np.savez(tmp_path / "own.npz", x=255 - x, y=y)
-    from fskd.runs.prepare import _load
+    from fskd.runs.images import _load
 
     _load.cache_clear()
     assert go(tmp_path / "runs", tiny, data).key != result.key

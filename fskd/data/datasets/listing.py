@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -73,11 +73,11 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if name[0] != ".")
 
 
-def told(others: Counter[str]) -> str:
+def told(others: Mapping[str, int]) -> str:
     """Counts by kind as a phrase, most frequent first.
 
     Example:
-        >>> told(Counter({".svg": 2, ".txt": 1}))
+        >>> told({".svg": 2, ".txt": 1})
         '2 .svg, 1 .txt'
     """
     kinds = sorted(others.items(), key=lambda item: (-item[1], item[0]))

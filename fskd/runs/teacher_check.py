@@ -1,0 +1,67 @@
+"""The teacher is asked for the training images before a student learns from it."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from fskd.results.store import RunDir
+from fskd.runs.answers import on_train
+from fskd.runs.evaluate import predict
+from fskd.runs.images import read_told
+from fskd.runs.prepare import Job
+from fskd.runs.session import Session
+from fskd.teachers.base import Teacher, opaque
+
+FIRST = 256  # images for which it is asked again under other normalisations
+
+
+def check_teacher(
+    job: Job, teacher: Teacher | None, about: dict[str, Any] | None, session: Session
+) -> list[str]:
+    """Says how good a teacher is on the subset; what is probably wrong with it, a line each.
+
+    A black box is not asked: every answer may cost. What a network is asked here is no part of the
+    training's queries.
+
+    Args:
+        job: The run.
+        teacher: The teacher with its weights, or None.
+        about: What it is; gets ``subset_top1``, its accuracy on the subset.
+        session: Device, screen, and the teacher's answers.
+    """
+    if teacher is None or about is None or opaque(teacher.net) or job.config.data.episodic:
+        return []
+    from fskd.teachers.doubts import Asked, accuracy, doubts, not_finite  # not before it is needed
+
+    images = job.data.train
+    points, logits = on_train(teacher.net, about, images, job.subset.train, session)
+    asked = Asked(logits, images.targets[points])
+    about["subset_top1"] = accuracy(asked)
+    session.screen.say(
+        f"teacher {about['name']}: {100 * accuracy(asked):.2f} % on"
+        f" {len(points):,} images of the subset"
+    )
+
+    def again(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        otherwise = replace(images, mean=mean, std=std)
+        return predict(teacher.net, otherwise, session.device, points[:FIRST])
+
+    found = doubts(
+        asked,
+        images.classes,
+        own=(images.mean, images.std),
+        recorded=_recorded(job, about, session),
+        again=again,
+    )
+    broken = not_finite(teacher.net)
+    return [f"the teacher is doubtful: {line}" for line in ([broken] if broken else []) + found]
+
+
+def _recorded(job: Job, about: dict[str, Any], session: Session) -> float | None:
+    """Test accuracy of a single teacher, if its run or its weights say."""
+    if "run" in about:
+        made = RunDir(session.out / about["run"]).load()
+        return None if made is None else made.top1
+    known = read_told(about["checkpoint"]) if "checkpoint" in about else None
+    return None if known is None else known.top1
