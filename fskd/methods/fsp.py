@@ -65,13 +65,12 @@ class FSP(Method):
 
     def build(self, shapes: Shapes) -> None:
         """Nothing; looks whether there are two maps to flow between."""
-        stemless = not (shapes.student.stem and shapes.known.stem)
-        found = f"{len(shapes.known.stages)} stages and no stem"
-        require(not stemless or len(shapes.known.stages) > 1, "fsp", found, "two maps or more")
+        alone = len(shapes.known.stages) == 1 and not (shapes.student.stem and shapes.known.stem)
+        require(not alone, "fsp", "one stage and no stem", "two maps or more")
 
     def flow(self, step: Step) -> Terms:
         """The term of the first phase."""
         maps = [(net.stem, *net.stages) for net in (step.student, step.teacher)]
         if any(stem is None for stem, *_ in maps):  # of a network with taps by name
-            maps = [stages for _, *stages in maps]
+            maps = [net.stages for net in (step.student, step.teacher)]
         return {"fsp": Term(flow_loss(*maps), self.settings.weight)}

@@ -143,10 +143,10 @@ def _some(names: Sequence[str], n: int = 5) -> str:
 def file_lines(data: DataSplits) -> list[str]:
     """What is to be said of the files that images are from: how many were read, what was not."""
     lines = []
-    for name, part in zip(("train", "test"), data, strict=True):
+    share = data.train.about.get("test_share")
+    for name, part in zip(("" if share else "train ", "test "), data, strict=True):
         if (line := _files(name, part.about)) is not None:
             lines.append(line)
-    share = data.train.about.get("test_share")
     if share is not None:
         n, whole = len(data.test), len(data.train) + len(data.test)
         lines.append(
@@ -162,4 +162,4 @@ def _files(name: str, about: Mapping[str, Any]) -> str | None:
     parts = [f"left out: {told_files(left)}"] if left else []
     if bad:
         parts.append(f"{len(bad)} unreadable and left out: {_some(bad)}")
-    return f"{about['files']:,} {name} images read; {'; '.join(parts)}"
+    return f"{about['files']:,} {name}images read; {'; '.join(parts)}"

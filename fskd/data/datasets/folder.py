@@ -222,7 +222,7 @@ def _look_at(paths: Sequence[Path], look: Look, source: Source) -> Decoded:
 def _divided(part: _Part, source: Source, classes: Sequence[str]) -> list[_Part]:
     share = TEST_SHARE if source.test_share is None else source.test_share
     train, test = hold_out(np.array(part.labels), share, str(source.root), classes)
-    about = {**part.about, "test_share": share}
+    about = {**part.about, "files": len(part.paths), "test_share": share}
     return [
         part.some(train.tolist())._replace(about=about),
         part.some(test.tolist())._replace(about={}),
