@@ -99,9 +99,7 @@ def distill(
     _check_networks(teacher, student)
     if test_data is not None and isinstance(data, str | DataSplits):
         raise SettingError("test_data", "given", "None for a data set that has its own")
-    hidden = None
-    if not (unlabelled is None or isinstance(unlabelled, int | str | PurePath)):
-        hidden = torch.from_numpy(plain_images(unlabelled, "unlabelled"))
+    pictures = not (unlabelled is None or isinstance(unlabelled, int | str | PurePath))
     network = None if isinstance(teacher, str) else teacher
     modules: Sequence[nn.Module] = ()
     if not isinstance(student, str):
@@ -110,7 +108,7 @@ def distill(
         "method": method, "generator": "none" if generator is None else generator,
         "fraction": fraction, "shots": shots, "n": n, "steps": steps, "epochs": epochs,
         "seed": seed, "device": device, "quiet": quiet,
-        "unlabelled": unlabelled if hidden is None else "own",
+        "unlabelled": "own" if pictures else unlabelled,
         "dataset": data if isinstance(data, str) else "npz",
         "teacher": None if network is not None else teacher,
         "student": type(modules[0]).__name__ if modules else student,
@@ -119,7 +117,10 @@ def distill(
     layer = merge(settings_layer(options, dashes=""), {"data": scale} if scale else {})
     layer = merge(layer, settings or {})
     runtime, config = layer.pop("runtime"), resolve(layer)
-    given = Given(None, network, modules, unlabelled=hidden, logits=logits)
+    given = Given(None, network, modules, logits=logits)
+    if pictures:
+        hidden = plain_images(unlabelled, "unlabelled", config.data.background)
+        given = given._replace(unlabelled=torch.from_numpy(hidden))
     if not isinstance(data, str):
         given = given._replace(data=_own_data(data, test_data, config))
     return _run(config, runtime, given, out)
@@ -150,7 +151,11 @@ def _own_data(data: Any, test_data: Any, config: RunConfig) -> DataSplits:
         return normalised(data, config)
     about = config.data
     splits = from_arrays(
-        data, test_data, test_share=about.test_share, class_order=about.class_order
+        data,
+        test_data,
+        test_share=about.test_share,
+        class_order=about.class_order,
+        background=about.background,
     )
     channels = splits.train.size[0]
     mean, std = (0.0,) * channels, (1.0,) * channels

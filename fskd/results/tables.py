@@ -105,6 +105,7 @@ def _show_one(result: Result, console: Console) -> None:
         ("seconds", ", ".join(f"{name} {value:g}" for name, value in result.seconds.items())),
         ("files", result.path),
     ]
+    rows += [("doubtful", line) for line in result.doubts]
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table, highlight=False)

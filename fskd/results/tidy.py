@@ -28,8 +28,9 @@ COLUMNS: dict[str, Any] = {
     "train_seconds": NUMBER, "device": TEXT, "processes": WHOLE, "precision": TEXT,
     "peers_top1": TEXT, "final_loss": TEXT, "versions": TEXT, "settings": TEXT,
     "data_sha256": TEXT, "test_sha256": TEXT, "split_sha256": TEXT, "source": TEXT, "path": TEXT,
+    "doubts": TEXT,
 }  # fmt: skip
-"""Every column and its type. ``settings``, ``versions``, ``final_loss`` and ``peers_top1`` are
+"""Every column and its type. ``settings``, ``versions``, ``final_loss``, ``peers_top1`` and ``doubts`` are
 JSON texts."""
 
 SHARES = (
@@ -73,6 +74,7 @@ def row(result: Result) -> dict[str, Any]:
         "peers_top1": json.dumps(result.peers_top1),
         "final_loss": json.dumps(result.final_loss),
         "versions": json.dumps(result.versions),
+        "doubts": json.dumps(result.doubts),
         "settings": settings,
         "source": "fskd",
     }

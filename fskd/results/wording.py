@@ -1,5 +1,7 @@
 """What the tables show and do not show, in sentences; every number comes from a table."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -27,7 +29,8 @@ def not_shown(view: View, evidence: Evidence) -> list[str]:
     """What must not be concluded."""
     parts = (
         _no_baseline(view), _intervals(view), _few_seeds(view), _single(view), _unequal(view),
-        _refused(view), _outside(view), _teachers(view), _absent(view, evidence), _scope(view),
+        _refused(view), _outside(view), _teachers(view), _doubtful(view),
+        _absent(view, evidence), _scope(view),
     )  # fmt: skip
     return [sentence for part in parts for sentence in part]
 
@@ -207,6 +210,13 @@ def _teachers(view: View) -> Iterator[str]:
             f"All runs of a setup share one trained teacher ({_list(dict.fromkeys(single))}); how"
             " results vary with the teacher's own seed is in no interval."
         )
+
+
+def _doubtful(view: View) -> Iterator[str]:
+    found = view.table.loc[view.table["role"] == "student", "doubts"]
+    counts = Counter(line for text in found for line in json.loads(text or "[]"))
+    for line, count in counts.items():
+        yield f"What went into {plural(count, 'run')} is doubtful: {line}."
 
 
 def _absent(view: View, evidence: Evidence) -> Iterator[str]:

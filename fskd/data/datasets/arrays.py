@@ -30,6 +30,7 @@ def from_arrays(
     name: str = "arrays",
     test_share: float | None = None,
     class_order: str = "natural",
+    background: str = "white",
 ) -> DataSplits:
     """Makes a data set from images in memory.
 
@@ -48,6 +49,7 @@ def from_arrays(
         test_share: Share of ``train`` to test on if there is no ``test``; a quarter by default.
         class_order: How classes are numbered where labels are names, ``natural`` or ``sorted``,
             see ``order_classes``.
+        background: Colour behind transparent pixels of PIL images.
 
     Raises:
         SettingError: There is no such order, or the share does not fit the data.
@@ -58,7 +60,7 @@ def from_arrays(
         >>> [len(part) for part in from_arrays((images, [0, 1] * 4))]
         [6, 2]
     """
-    images, labels = _examples(train, f"{name}, train part", classes, class_order)
+    images, labels = _examples(train, f"{name}, train part", classes, class_order, background)
     classes = labels.classes or classes or _class_names(labels.targets, name)
     targets = labels.targets
     if test is None:
@@ -68,7 +70,7 @@ def from_arrays(
     elif test_share is not None:
         raise SettingError("data.test_share", test_share, "none: the data have a test part")
     else:
-        test_images, found = _examples(test, f"{name}, test part", classes, class_order)
+        test_images, found = _examples(test, f"{name}, test part", classes, class_order, background)
         _check_same_kind(labels, found, name)
         test_targets = found.targets
     mean, std = channel_stats(images)
@@ -88,11 +90,11 @@ def _check_same_kind(train: Labels, test: Labels, name: str) -> None:
 
 
 def _examples(
-    part: Any, where: str, classes: Sequence[str] | None, order: str
+    part: Any, where: str, classes: Sequence[str] | None, order: str, background: str
 ) -> tuple[np.ndarray, Labels]:
     """uint8 images (N, C, H, W) and labels (N,), N >= 1, copied."""
     if not isinstance(part, tuple):
-        part = _collect(part, where)
+        part = _collect(part, where, background)
     if len(part) != 2:
         raise DataError(f"{where}: expected a pair (images, labels), not {len(part)} values")
     labels = read_labels(part[1], where, classes=classes, order=order)
@@ -106,25 +108,26 @@ def _examples(
     return _to_uint8(_channels_second(images, where), where), labels
 
 
-def plain_images(images: Any, where: str) -> np.ndarray:
+def plain_images(images: Any, where: str, background: str = "white") -> np.ndarray:
     """Images without labels, an array, a tensor or PIL images, as uint8 (N, C, H, W), copied.
 
     Args:
         images: As the images of ``from_arrays``.
         where: What they are, for messages.
+        background: Colour behind transparent pixels of PIL images.
 
     Raises:
         DataError: If they are not as described.
     """
     if isinstance(images, list) and images and isinstance(images[0], Image.Image):
-        images = _plain_images(images, where)
+        images = _plain_images(images, where, background)
     plain = _plain(images, where, "images")
     if plain.ndim not in (3, 4) or plain.size == 0:
         raise DataError(f"{where}: images are {plain.shape}, not (N, H, W), (N, H, W, C) or so")
     return _to_uint8(_channels_second(plain, where), where)
 
 
-def _collect(part: Any, where: str) -> tuple[np.ndarray, list[Any]]:
+def _collect(part: Any, where: str, background: str) -> tuple[np.ndarray, list[Any]]:
     """Reads a map-style dataset item by item."""
     if isinstance(part, DataLoader):
         raise DataError(f"{where}: a DataLoader yields batches; hand over its dataset instead")
@@ -136,7 +139,7 @@ def _collect(part: Any, where: str) -> tuple[np.ndarray, list[Any]]:
             image, label = _pair(part[index], index, where)
             images.append(image)
             labels.append(label)
-        images = _plain_images(images, where)
+        images = _plain_images(images, where, background)
     except (TypeError, ValueError, KeyError, IndexError) as error:
         if isinstance(error, DataError):
             raise
@@ -162,19 +165,19 @@ def _pair(item: Any, index: int, where: str) -> tuple[Any, Any]:
     return image, label
 
 
-def _plain_images(images: Sequence[Any], where: str) -> list[np.ndarray]:
+def _plain_images(images: Sequence[Any], where: str, background: str) -> list[np.ndarray]:
     """PIL images as they look, others as arrays."""
     values = (deep_values(image) for image in images if isinstance(image, Image.Image))
     white = white_of((found for found in values if found is not None), where)
-    return [_plain_image(image, where, white) for image in images]
+    return [_plain_image(image, where, background, white) for image in images]
 
 
-def _plain_image(image: Any, where: str, white: float) -> np.ndarray:
+def _plain_image(image: Any, where: str, background: str, white: float) -> np.ndarray:
     if not isinstance(image, Image.Image):
         return _plain(image, where, "an image")
     plain = image.mode in ("1", "L") and "transparency" not in image.info
     try:
-        return np.asarray(image.convert("L") if plain else to_rgb(image, white=white))
+        return np.asarray(image.convert("L") if plain else to_rgb(image, background, white))
     except ValueError as error:
         raise DataError(f"{where}: {one_line(error)}") from error
 

@@ -51,6 +51,15 @@ class Source(NamedTuple):
     cache_gib: float = 0.0
 
 
+NOT_FOR_ALL = {
+    "image_size": ("image_size", "images of {} have a fixed size"),
+    "test_share": ("test_share", "{} has a test part"),
+    "class_order": ("class_order", "the classes of {} have a fixed order"),
+    "skip_bad": ("on_error", "{} is not read from a folder of pictures"),
+}
+"""Field of ``Source`` -> its setting, and why it may not be given."""
+
+
 class Extent(NamedTuple):
     """How large a published data set is, for plans made where its files are not.
 
@@ -72,12 +81,12 @@ class Reader(Protocol):
 
     Attributes:
         defaults: Run settings that suit the data set, nested as in a run configuration.
-        resizes: Whether ``Source.image_size`` has a meaning here.
+        reads: Fields of ``Source`` that have a meaning here, of those that not all readers use.
         extent: How large it is; None where the files decide.
     """
 
     defaults: Mapping[str, Any]
-    resizes: bool
+    reads: Sequence[str]
     extent: Extent | None
 
     def __call__(self, source: Source) -> DataSplits:
@@ -91,7 +100,7 @@ def dataset(
     name: str,
     defaults: Mapping[str, Any] | None = None,
     *,
-    resizes: bool = False,
+    reads: Sequence[str] = (),
     extent: Extent | None = None,
 ) -> Callable[[Callable[[Source], DataSplits]], Reader]:
     """Decorator that registers a reader and attaches what is known about its data set.
@@ -99,14 +108,14 @@ def dataset(
     Args:
         name: Registry name, lower case.
         defaults: Run settings that suit the data set; none if omitted.
-        resizes: Whether the reader uses ``Source.image_size``.
+        reads: What the reader uses of ``NOT_FOR_ALL``.
         extent: How large the data set is; None where the files decide.
     """
 
     def add(function: Callable[[Source], DataSplits]) -> Reader:
         reader = cast(Reader, function)
         reader.defaults = dict(defaults or {})
-        reader.resizes = resizes
+        reader.reads = tuple(reads)
         reader.extent = extent
         return datasets.register(name)(reader)
 
@@ -121,8 +130,8 @@ def load(name: str, source: Source | None = None) -> DataSplits:
         source: Where the files are; by default the places the reader knows by itself.
 
     Raises:
-        SettingError: The name is unknown, the files are not where the settings say, or an image
-            size is given for images of a fixed size.
+        SettingError: The name is unknown, the files are not where the settings say, or something is
+            asked for that has no meaning here, such as a size of images that have a fixed one.
         DataError: The files are damaged, or the parts do not fit together.
 
     Example:
@@ -130,10 +139,10 @@ def load(name: str, source: Source | None = None) -> DataSplits:
         [1198, 599]
     """
     reader, source = datasets.get(name), source or Source()
-    if source.image_size is not None and not reader.resizes:
-        raise SettingError(
-            "data.image_size", source.image_size, f"no value: images of {name} have a fixed size"
-        )
+    for field, (setting, why) in NOT_FOR_ALL.items():
+        value = getattr(source, field)
+        if field not in reader.reads and value != Source._field_defaults[field]:
+            raise SettingError(f"data.{setting}", value, f"no value: {why.format(name)}")
     if source.root is not None:
         source = source._replace(root=Path(source.root).expanduser())
     splits = reader(source)

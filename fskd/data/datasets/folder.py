@@ -82,7 +82,7 @@ class _Part(NamedTuple):
         return self._replace(paths=paths, labels=labels, rows=rows)
 
 
-@dataset("folder", resizes=True)
+@dataset("folder", reads=("image_size", "test_share", "class_order", "skip_bad"))
 def folder(source: Source) -> DataSplits:
     """Images of your own: ``train/<class>/*`` and ``test/<class>/*`` (or ``val/<class>/*``).
 

@@ -19,7 +19,7 @@ _UNREADABLE = (
 )
 
 
-@dataset("npz")
+@dataset("npz", reads=("test_share", "class_order"))
 def npz(source: Source) -> DataSplits:
     """Images of your own in an ``.npz`` file with ``x``, ``y`` and maybe ``x_test``, ``y_test``.
 

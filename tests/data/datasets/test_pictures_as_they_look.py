@@ -219,7 +219,7 @@ class TestFiles:
         about = load("folder", source).train.about
         expected = {".svg": 2, ".txt": 1, "no suffix": 1, "outside the class folders": 1}
         assert about["left_out"] == expected
-        assert about["files"] == 12
+        assert about["files"] == 16
 
     def test_all_bad_files_are_listed(self, tmp_path: Path) -> None:
         source = album(tmp_path, lambda path, number: photo(number).save(path))
@@ -281,6 +281,14 @@ class TestDivision:
         assert load("folder", Source(root, 16)).train.classes == ("1", "2", "10")
         as_text = Source(root, 16, class_order="sorted")
         assert load("folder", as_text).train.classes == ("1", "10", "2")
+
+
+@pytest.mark.parametrize(
+    "given", [{"test_share": 0.5}, {"class_order": "sorted"}, {"skip_bad": True}]
+)
+def test_what_has_no_meaning_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(SettingError, match="no value: "):
+        load("digits", Source()._replace(**given))  # type: ignore[arg-type]
 
 
 class TestOnePreprocessing:
