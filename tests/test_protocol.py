@@ -12,6 +12,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, load
@@ -44,6 +45,15 @@ def keys(protocol: Protocol) -> set[str]:
     return {config.key() for config in protocol.expand()}
 
 
+def with_pictures(config: RunConfig, root: Path) -> RunConfig:
+    """The configuration for a small folder of one's own."""
+    for index in range(8):
+        (root / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        picture = Image.new("RGB", (40, 30), (20 * index, 0, 0))
+        picture.save(root / "ab"[index % 2] / f"{index}.png")
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": str(root)})})
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_shipped_protocols(file: Path, tmp_path: Path) -> None:
     protocol = read_protocol(file)
@@ -58,6 +68,8 @@ def test_shipped_protocols(file: Path, tmp_path: Path) -> None:
     for config in {run.arm: run.config for run in runs}.values():
         if config.data.episodic is not None:
             pytest.importorskip("learn2learn")
+        if config.data.name == "folder":
+            config = with_pictures(config, tmp_path / "photos")
         if here(config):
             key = prepare(config, tmp_path).config.key()
             assert key == prepare(config, tmp_path).config.key() != config.key()

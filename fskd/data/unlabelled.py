@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fskd.data.datasets.listing import find_pictures, told
 from fskd.data.pictures import Crops, cropped, held_in_memory, indexed, pictures
 from fskd.errors import SettingError
 from fskd.types import ImageSet
@@ -21,7 +22,7 @@ class Unlabelled(NamedTuple):
         source: Images; every target is -1, normalised as the training images are.
         subset: Positions of those that are seen, int64 (n,).
         origin: Where they are from, in words.
-        note: A line about files that cannot be read; empty if all can.
+        note: A line about files that were left out; empty if none were.
     """
 
     source: ImageSet
@@ -101,9 +102,12 @@ def from_folder(
     if not len(images):
         raise SettingError("data.unlabelled", f"'{folder}'", "a folder with images that are whole")
     names = ", ".join(str(path) for path in bad[:N_NAMED]) + (", ..." * (len(bad) > N_NAMED))
-    note = f"{len(bad)} of {len(files)} files cannot be read and are left out: {names}"
+    others = find_pictures(Path(folder).expanduser()).others
+    notes = [f"left out: {told(others)}"] if others else []
+    if bad:
+        notes.append(f"{len(bad)} of {len(files)} files cannot be read and are left out: {names}")
     origin = f"crops of pictures in {folder}"
-    return _all_of(images, train, origin)._replace(note=note if bad else "")
+    return _all_of(images, train, origin)._replace(note="; ".join(notes))
 
 
 def _all_of(images: Tensor | Crops, train: ImageSet, origin: str) -> Unlabelled:

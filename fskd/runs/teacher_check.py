@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fskd.data.samplers.base import samplers
 from fskd.results.store import RunDir
 from fskd.runs.answers import on_train
 from fskd.runs.evaluate import predict
@@ -59,7 +60,12 @@ def check_teacher(
 
 
 def _recorded(job: Job, about: dict[str, Any], session: Session) -> float | None:
-    """Test accuracy of a single teacher, if its run or its weights say."""
+    """Test accuracy of a single teacher, if its run or its weights say.
+
+    Examples that were chosen by a teacher's answers may be those that it finds hard.
+    """
+    if samplers.get(job.config.data.sampler.name).reads:
+        return None
     if "run" in about:
         made = RunDir(session.out / about["run"]).load()
         return None if made is None else made.top1

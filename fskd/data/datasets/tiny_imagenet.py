@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fskd.data.datasets.base import Extent, Source, dataset, image_set
-from fskd.data.datasets.decode import decode_all
+from fskd.data.datasets.decode import PLAIN, decode_all
 from fskd.data.datasets.files import find_file, one_line
+from fskd.data.datasets.kept import Decoded, kept
 from fskd.data.datasets.recipes import crd_recipe
 from fskd.errors import DataError
 from fskd.types import DataSplits, ImageSet
@@ -46,7 +47,8 @@ def tiny_imagenet(source: Source) -> DataSplits:
     words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
     classes = [words.get(wnid, wnid) for wnid in wnids]
     return DataSplits(
-        _decode(_train_examples(root, wnids), classes), _decode(_val_examples(root, wnids), classes)
+        _decode(_train_examples(root, wnids), classes, source.cache_gib),
+        _decode(_val_examples(root, wnids), classes, source.cache_gib),
     )
 
 
@@ -85,6 +87,11 @@ def _val_examples(root: Path, wnids: Sequence[str]) -> Examples:
     return paths, labels
 
 
-def _decode(examples: Examples, classes: Sequence[str]) -> ImageSet:
+def _decode(examples: Examples, classes: Sequence[str], room: float) -> ImageSet:
     paths, labels = examples
-    return image_set(decode_all(paths, SIDE), labels, classes, MEAN, STD)
+
+    def make() -> Decoded:
+        return Decoded(decode_all(paths, SIDE), {}, PLAIN.white)
+
+    pixels = kept(paths, PLAIN, "tiny_imagenet", room, make).pixels
+    return image_set(pixels, labels, classes, MEAN, STD)
