@@ -167,6 +167,8 @@ def _explanations(results: Sequence[Result]) -> Iterator[str]:
         yield f"teacher: {teacher}"
     if any(result.episodes for result in results):
         yield "top-1 of episodes: mean +- 95 % interval, std over episodes"
+    for line in dict.fromkeys(line for result in results for line in result.doubts):
+        yield f"doubtful: {line}"
 
 
 def _numbers(runs: Sequence[Result]) -> dict[str, str]:

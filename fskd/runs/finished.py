@@ -26,7 +26,7 @@ def finished(config: RunConfig, out: Path, given: Given = NOTHING_GIVEN) -> Resu
 def recall(
     config: RunConfig, session: Session, given: Given = NOTHING_GIVEN, role: str = "student"
 ) -> Result | None:
-    """The same on all processes, with a line for who waits; the first process looks.
+    """The same on all processes, with a line for who waits and its doubts; the first looks.
 
     Args:
         config: The settings.
@@ -39,4 +39,6 @@ def recall(
     if found is not None and found.key not in session.made:
         hint = " (--force repeats it)" if role == "student" else ""
         session.tell_once(f"{role} already finished: {found.path}{hint}")
+    for line in [] if found is None else found.doubts:
+        session.doubt(line)
     return found

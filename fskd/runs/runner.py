@@ -28,7 +28,7 @@ from fskd.runs.batches import check_processes
 from fskd.runs.episodes import check_episodic, train_episodes
 from fskd.runs.estimate import check_queries
 from fskd.runs.finished import finished, recall
-from fskd.runs.images import file_lines
+from fskd.runs.look import look_at_inputs, look_at_teacher
 from fskd.runs.measure import measure, save_networks
 from fskd.runs.prepare import (
     NOTHING_GIVEN,
@@ -39,7 +39,6 @@ from fskd.runs.prepare import (
 from fskd.runs.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.runs.session import Session
 from fskd.runs.teacher import about_all, about_teacher, make_source, mark, teacher_runs
-from fskd.runs.teacher_check import check_teacher
 from fskd.runs.track import Tracks, open_tracks
 from fskd.runs.training import train
 from fskd.teachers.base import Teacher, members
@@ -82,12 +81,9 @@ def run(
         ranking = rank_by_teacher(job, session, given, seconds)
         job = prepare(config, session.out, given, ranking)
     begun = time.perf_counter()
-    doubts = say_all(job, session)
+    doubts = look_at_inputs(job, session)
     teacher, about = make_teacher(job, session, given)
-    found_wrong = check_teacher(job, teacher, about, session)
-    for line in found_wrong:
-        session.doubt(line)
-    said = {"notes": list(job.notes), "doubts": doubts + found_wrong}
+    doubts += look_at_teacher(job, teacher, about, session)
     seconds["teacher"] = seconds.get("teacher", 0.0) + time.perf_counter() - begun
     with _alone(job.folder, session, wait):
         if not force and (made := _made(job.folder, session)):
@@ -101,21 +97,11 @@ def run(
                 counts, found = train_episodes(job, session, teacher, about, seconds)
             else:
                 counts, found = _train_once(job, session, teacher, about, seconds, role, tracks)
-            found |= said
+            found |= {"notes": list(job.notes), "doubts": doubts}
             result = _write(job, counts, found, seconds, session) if session.main else None
             if result is not None:
                 tracks.finish(result)
         return cast(Result, session.fabric.broadcast(result))
-
-
-def say_all(job: Job, session: Session) -> list[str]:
-    """Shows what is to be said of the images, networks and weights of a run; what is doubtful."""
-    for line in (*file_lines(job.data), *job.notes):
-        session.tell_once(line)
-    doubts = [*session.doubts_of(job.data), *job.doubts]
-    for line in doubts:
-        session.doubt(line)
-    return doubts
 
 
 def _train_once(

@@ -87,7 +87,12 @@ def test_another_normalisation_is_said_and_strict_stops(
     assert len(doubts) == 1
     assert "another normalisation" in doubts[0]
     assert f"warning: {doubts[0]}" in errors.replace("\n", "")
-    assert command(*wrong, "--quiet", "--force", folder=None)[2].count("warning:") == 1
+    _, shown, errors = command(*wrong, "--quiet", folder=None)  # which is finished
+    assert errors.count("warning:") == 1
+    assert "doubtful" in shown
+    _, shown, _ = command(*wrong, "--method", "kd,kdplus", folder=None)
+    assert shown.count("doubtful: the teacher") == 1
+    assert command(*wrong, "--strict", folder=None)[0] == 2
     code, _, errors = command(*wrong, "--strict", "--force", folder=None)
     assert code == 2
     assert errors.splitlines()[-1].startswith("error: the teacher is doubtful")

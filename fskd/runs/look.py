@@ -1,4 +1,4 @@
-"""The teacher is asked for the training images before a student learns from it."""
+"""A look at what goes into a run, before a student learns from it."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from fskd.data.samplers.base import samplers
 from fskd.results.store import RunDir
 from fskd.runs.answers import on_train
 from fskd.runs.evaluate import predict
-from fskd.runs.images import read_told
+from fskd.runs.images import file_lines, read_told
 from fskd.runs.prepare import Job
 from fskd.runs.session import Session
 from fskd.teachers.base import Teacher, opaque
@@ -17,10 +17,28 @@ from fskd.teachers.base import Teacher, opaque
 FIRST = 256  # images for which it is asked again under other normalisations
 
 
-def check_teacher(
+def look_at_inputs(job: Job, session: Session) -> list[str]:
+    """Says what was left out or changed of files, weights and networks, and what is doubtful.
+
+    Args:
+        job: The run.
+        session: Where it is said.
+
+    Returns:
+        What is doubtful, a line each.
+
+    Raises:
+        FskdError: If runs are to stop at doubts (``--strict``).
+    """
+    for line in (*file_lines(job.data), *job.notes):
+        session.tell_once(line)
+    return _said([*session.doubts_of(job.data), *job.doubts], session)
+
+
+def look_at_teacher(
     job: Job, teacher: Teacher | None, about: dict[str, Any] | None, session: Session
 ) -> list[str]:
-    """Says how good a teacher is on the subset; what is probably wrong with it, a line each.
+    """Says how good a teacher is on the subset, and what is probably wrong with it.
 
     A black box is not asked: every answer may cost. What a network is asked here is no part of the
     training's queries.
@@ -30,6 +48,12 @@ def check_teacher(
         teacher: The teacher with its weights, or None.
         about: What it is; gets ``subset_top1``, its accuracy on the subset.
         session: Device, screen, and the teacher's answers.
+
+    Returns:
+        What is doubtful, a line each.
+
+    Raises:
+        FskdError: If runs are to stop at doubts (``--strict``).
     """
     if teacher is None or about is None or opaque(teacher.net) or job.config.data.episodic:
         return []
@@ -55,8 +79,15 @@ def check_teacher(
         recorded=_recorded(job, about, session),
         again=again,
     )
-    broken = not_finite(teacher.net)
-    return [f"the teacher is doubtful: {line}" for line in ([broken] if broken else []) + found]
+    if (broken := not_finite(teacher.net)) is not None:
+        found.insert(0, broken)
+    return _said([f"the teacher is doubtful: {line}" for line in found], session)
+
+
+def _said(doubts: list[str], session: Session) -> list[str]:
+    for line in doubts:
+        session.doubt(line)
+    return doubts
 
 
 def _recorded(job: Job, about: dict[str, Any], session: Session) -> float | None:
