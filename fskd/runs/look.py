@@ -81,7 +81,7 @@ def look_at_teacher(
     )
     if (broken := not_finite(teacher.net)) is not None:
         found.insert(0, broken)
-    return _said([f"the teacher is doubtful: {line}" for line in found], session)
+    return _said([f"teacher: {line}" for line in found], session)
 
 
 def _said(doubts: list[str], session: Session) -> list[str]:

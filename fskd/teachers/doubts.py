@@ -226,7 +226,7 @@ def _near_chance(asked: Asked, classes: Sequence[str], tried: Sequence[str]) -> 
     )
     chance = float((given * wanted).sum())
     half = (1 + chance) / 2
-    if 3 * (_error(chance, n) + _error(half, n)) > half - chance:
+    if 3 * (_error(chance, n) + _error(half, n)) >= half - chance:
         return []  # too few images: a teacher that is halfway good might do no better
     near = min(0.05, chance / 2) * (1 - chance)  # what an untrained network may have by luck
     if found > chance + max(2 * _error(chance, n), near):

@@ -484,3 +484,11 @@ def test_a_thousand_classes_take_less_than_a_second() -> None:
     (found,) = doubts(asked, [str(number) for number in range(1000)], own=OWN)
     assert time.perf_counter() - began < 1
     assert "another order" in found
+
+
+def test_one_class_is_no_fault_of_the_teacher() -> None:
+    """Whatever it answers is right, and at chance."""
+    targets = torch.zeros(200, dtype=torch.int64)
+    asked = Asked(torch.randn(200, 3).index_fill(1, torch.tensor([0]), 9.0), targets)
+    assert doubts(asked, ["a", "b", "c"], own=((0.5,), (0.5,))) == []
+    assert doubts(Asked(torch.randn(200, 1), targets), ["a"], own=((0.5,), (0.5,))) == []
