@@ -48,7 +48,8 @@ def kept(
     """What ``make`` gives, from disk if these very files were read before.
 
     Args:
-        paths: The files. They count as the same while their names, sizes and times are.
+        paths: The files. They count as the same while their names, sizes and times are, also the
+            time of the last change to owner, rights or content: unpacking sets the other one.
         look: How they are read.
         what: What is made of them.
         room: GiB that may be used on disk.
@@ -68,7 +69,7 @@ def _key(paths: Sequence[Path], look: Look, what: str) -> str:
     digest = hashlib.sha256(repr((VERSION, PIL.__version__, look, what)).encode())
     for path in paths:
         about = path.stat() if path.exists() else None  # a link to nowhere has none
-        stamp = None if about is None else (about.st_size, about.st_mtime_ns)
+        stamp = None if about is None else (about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         digest.update(f"{path.absolute()}\0{stamp}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
