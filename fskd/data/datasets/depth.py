@@ -29,6 +29,7 @@ class Values(NamedTuple):
     kind: str
     low: float
     high: float
+    file: str = "an image"
 
 
 def deep_values(image: Image.Image) -> Values | None:
@@ -58,10 +59,10 @@ def white_of(found: Iterable[Values], what: str) -> float:
     """
     most = {"floats": FLOAT_WHITE, "integers": WHITES[-1], "colours": 255.0}
     largest: dict[str, float] = {}
-    for kind, low, high in found:
+    for kind, low, high, file in found:
         if not (low >= 0 and high <= most[kind]):  # NaN compares as false
             raise DataError(
-                f"{what}: {kind} from {low:.4g} to {high:.4g} in a file; images need"
+                f"{what}: {kind} from {low:.4g} to {high:.4g} in {file}; images need"
                 f" 0 to {most[kind]:g}"
             )
         largest[kind] = max(largest.get(kind, 0.0), high)
@@ -83,7 +84,7 @@ def deep_files(paths: Sequence[Path]) -> Iterator[Values]:
         except Exception:
             continue
         if found is not None:
-            yield found
+            yield found._replace(file=str(path))
 
 
 def _values(file: BinaryIO) -> Values | None:

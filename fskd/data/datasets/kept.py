@@ -16,7 +16,7 @@ import PIL
 import safetensors
 import safetensors.numpy
 
-from fskd.data.datasets.decode import Look
+from fskd.data.datasets.decode import Look, each, open_rgb
 from fskd.results.store import replacing
 
 VERSION = 1  # of how files are decoded
@@ -57,12 +57,25 @@ def kept(
     """
     if room <= 0:
         return make()
-    file = place() / f"{_key(paths, look, what)}.safetensors"
+    try:
+        file = place() / f"{_key(paths, look, what)}.safetensors"
+    except RuntimeError:  # users of containers may have no home
+        return make()
     found = _read(file)
-    if found is None:
+    if found is None or _mended(found, paths, look):
         found = make()
         _write(file, found, int(room * (1 << 30)))
     return found
+
+
+def _mended(found: Decoded, paths: Sequence[Path], look: Look) -> bool:
+    """Whether a file can be read that could not: what kept one from it need not be in the file."""
+    bad, look = list(found.bad), look._replace(white=found.white)
+
+    def use(index: int) -> None:
+        open_rgb(paths[bad[index]], look)
+
+    return len(each([paths[index] for index in bad], use)) < len(bad)
 
 
 def _key(paths: Sequence[Path], look: Look, what: str) -> str:

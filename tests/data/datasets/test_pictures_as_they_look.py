@@ -388,6 +388,36 @@ class TestKeptOnDisk:
         fresh = load("folder", source)
         assert [part.fingerprint for part in again] == [part.fingerprint for part in fresh]
 
+    def test_a_file_that_could_not_be_read_is_tried_again(
+        self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = album(tmp_path / "data", lambda path, number: photo(number).save(path))
+        source = source._replace(cache_gib=1.0, skip_bad=True)
+        opened = Image.open
+
+        def refuse(path: Path) -> Image.Image:
+            if Path(path).name == "3.png":
+                raise OSError("Stale file handle")
+            return opened(path)
+
+        with monkeypatch.context() as away:
+            away.setattr("fskd.data.datasets.decode.Image.open", refuse)
+            away.setattr(folder, "deep_files", lambda _: [])
+            for _ in range(2):
+                assert sum(map(len, load("folder", source))) == 14
+        assert sum(map(len, load("folder", source))) == 16
+
+    def test_a_user_without_a_home_keeps_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", no_home)
+        source = album(tmp_path, lambda path, number: photo(number).save(path))
+        assert len(load("folder", source._replace(cache_gib=1.0)).train) == 12
+
 
 class TestLayout:
     @pytest.mark.parametrize(
@@ -486,3 +516,21 @@ def test_mended_files_are_seen_in_the_same_process(tmp_path: Path) -> None:
     assert load_data(config).train.images is first.train.images
     photo(99).save(tmp_path / "a/new.png")
     assert sum(map(len, load_data(config))) == 17
+
+
+def test_a_transparent_value_of_a_deep_picture_shows_the_background(tmp_path: Path) -> None:
+    values = np.full((8, 8), 30000, np.uint16)
+    values[:4] = 5
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=5)
+    pixels = np.asarray(open_rgb(tmp_path / "a.png", Look("#804020")))
+    assert np.array_equal(pixels[0, 0], [128, 64, 32])
+    assert np.array_equal(pixels[7, 7], [117, 117, 117])
+
+
+def test_a_picture_out_of_range_is_named(tmp_path: Path) -> None:
+    source = album(tmp_path, lambda path, number: photo(number).save(path))
+    grey(np.full((20, 20), 200, np.float32), tmp_path / "a/x.tif")
+    with pytest.raises(
+        DataError, match=r"floats from 200 to 200 in .*a/x\.tif; images need 0 to 1"
+    ):
+        load("folder", source)
