@@ -4,6 +4,8 @@ Pictures are compared by all of their pixels, but only those that are alike in a
 """
 
 import hashlib
+import os
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ from fskd.types import DataSplits, ImageSet
 MAX_ROWS = 100_000
 CHUNK = 4096
 MAX_WORDS = 64
+# Of 255: images of 0 and 1, of 4 bits, or divided by 255 twice are not brighter.
+DARK = 16
 
 # A share and a number, so that neither a stray copy nor a small data set raises a doubt.
 SAME, MIN_SAME = 0.1, 10
@@ -55,8 +59,9 @@ def doubts(data: DataSplits, subset: Tensor | None = None) -> list[str]:
     shown = _pictures([train, test] if subset is None else [train, test, used])
     return [
         *_one_class(data.train),
+        *_alike(data.train.classes),
         *_few_pictures(shown[0 if subset is None else 2], part),
-        *_plain(used, part),
+        *(_plain(used, part) or _dark(used, part)),
         *_absent(data.train, subset, part),
         *_absent(data.test, None, "test"),
         *_leaks(shown[0], shown[1]),
@@ -75,6 +80,17 @@ def _one_class(part: ImageSet) -> list[str]:
     if part.num_classes > 1:
         return []
     return [f"the data have one class, '{part.classes[0]}': every answer is right"]
+
+
+def _alike(classes: Sequence[str]) -> list[str]:
+    """Names such as "Cat" and "cat ": probably one class. Single letters may well be two."""
+    known: dict[str, str] = {}
+    for name in classes:
+        bare = unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
+        other = known.setdefault(bare, name)
+        if other is not name and len(bare) > 1:
+            return [f"classes {other!r} and {name!r} differ by case, spaces or encoding alone"]
+    return []
 
 
 def _few_pictures(shown: np.ndarray, part: str) -> list[str]:
@@ -97,6 +113,19 @@ def _plain(rows: _Rows, part: str) -> list[str]:
             if bool((pixels != pixels[:, :, :1]).any()):
                 return []
     return [f"all {len(rows.positions)} {part} images are plain, of one colour each"]
+
+
+def _dark(rows: _Rows, part: str) -> list[str]:
+    images, top = rows.source.images, 0
+    if not isinstance(images, Tensor):
+        return []
+    for chunk in rows.positions.split(CHUNK):
+        for few in (chunk[:1], chunk):
+            top = max(top, int(images[few].max()))
+            if top > DARK:
+                return []
+    n = len(rows.positions)
+    return [f"all {n} {part} images are nearly black, at most {top} where white is 255"]
 
 
 def _absent(part: ImageSet, subset: Tensor | None, what: str) -> list[str]:
@@ -169,4 +198,4 @@ def _digest(part: ImageSet, position: int) -> bytes:
 def _file(part: ImageSet, position: int) -> str:
     """Path of an image that stays on disk; one of its own where that is unknown."""
     paths = getattr(part.images, "paths", None)
-    return f"{id(part)}/{position}" if paths is None else str(paths[position])
+    return f"{id(part)}/{position}" if paths is None else os.path.realpath(paths[position])

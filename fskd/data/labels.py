@@ -37,7 +37,8 @@ def read_labels(
     """Reads one label per image.
 
     Whole numbers, also as bools or floats such as 3.0, are taken as they are. Texts, also such as
-    "10", are names of classes and are numbered in the order of the classes.
+    "10", are names of classes and are numbered in the order of the classes. Categories, such as
+    those of pandas, keep their own order.
 
     Args:
         values: An array, a tensor or a sequence of N numbers or texts; one column (N, 1) will do.
@@ -55,6 +56,7 @@ def read_labels(
         Labels(targets=array([0, 1, 0]), classes=('9', '10'))
     """
     _check_order(order)
+    classes = _categories(values) if classes is None else classes
     plain = _plain(values, where)
     if plain.ndim != 1:
         raise DataError(f"{where}: labels are {plain.dtype} {plain.shape}, {_advice(plain.ndim)}")
@@ -94,6 +96,13 @@ def order_classes(names: Iterable[str], order: str = "natural") -> list[str]:
 def _check_order(order: str) -> None:
     if order not in CLASS_ORDERS:
         raise SettingError("data.class_order", order, " or ".join(CLASS_ORDERS))
+
+
+def _categories(values: Any) -> list[str] | None:
+    """Names in the order that the labels come with, by which their codes count; None without."""
+    names = getattr(getattr(values, "cat", values), "categories", None)
+    listed = [] if names is None else list(names)
+    return listed if listed and all(isinstance(name, str) for name in listed) else None
 
 
 def _plain(values: Any, where: str) -> np.ndarray:

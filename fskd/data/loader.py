@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fskd.data.augment import AugmentSettings, Part, augment, normalise
 from fskd.data.datasets.decode import centre_square
-from fskd.errors import SettingError
+from fskd.errors import DataError, SettingError
 from fskd.seeding import to_device, torch_generator
 from fskd.types import Batch, ImageSet
 
@@ -177,7 +177,7 @@ class WorkerLoader:
                 num_workers=self.workers,
                 generator=torch.Generator(),  # or it draws a base seed from the global stream
             )
-            self._batches, self._next_step = iter(loader), step
+            self._batches, self._next_step = _told_in_one_line(iter(loader)), step
         images, index = next(self._batches)
         self._next_step += 1
         targets = self.source.targets[self.subset[index]].to(self.device)
@@ -228,6 +228,15 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
         image = centre_square(image.convert("L" if channels == 1 else "RGB"), side)
         pixels = np.array(image).reshape(*image.size[::-1], channels)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), index
+
+
+def _told_in_one_line(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; the error of a worker comes without its traceback."""
+    try:
+        yield from batches
+    except DataError as error:
+        text = str(error).rpartition(f"{DataError.__name__}: ")[2].strip()
+        raise DataError(f"{text}; data.on_error=skip leaves bad files out") from error
 
 
 def make_loader(
@@ -295,5 +304,5 @@ def chunks(
         num_workers=workers,
         generator=torch.Generator(),
     )
-    for images, part in loader:
+    for images, part in _told_in_one_line(iter(loader)):
         yield normalise(images.to(device), source), part

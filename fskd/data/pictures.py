@@ -11,16 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fskd.data.datasets.decode import Look, check_header, each, open_rgb
+from fskd.data.datasets.decode import Look, each, open_rgb
 from fskd.data.datasets.depth import deep_files, white_of
-from fskd.data.datasets.folder import MEMORY_LIMIT
+from fskd.data.datasets.folder import MEMORY_LIMIT, TEST_NAMES, TRAIN_NAMES
 from fskd.data.datasets.listing import find_pictures, readable
 from fskd.errors import SettingError
 from fskd.seeding import numpy_generator
 from fskd.types import ImageSet
 
 LEAST = 0.5  # of the height of the largest crop that fits
-TEST_PARTS = ("test", "val")
 
 
 class File(NamedTuple):
@@ -64,13 +63,15 @@ def pictures(
 
 
 def _is_test(path: Path, root: Path, classes: Collection[str]) -> bool:
-    """Whether a file is, or may be, in ``<root>``'s ``test`` or ``val`` or ``<data set>/val``."""
+    """Whether a file is, or may be, in ``<root>``'s test part or in ``<data set>/val``."""
     real, home = path.resolve(), root.expanduser().resolve()
     if not real.is_relative_to(home):
         return False
     first, *rest = real.relative_to(home).parts[:-1] or ("",)
-    divided = first in classes and not any((home / n).exists() for n in ("train", *TEST_PARTS))
-    apart = first in TEST_PARTS or (first != "train" and bool(rest) and rest[0] in TEST_PARTS)
+    divided = first in classes and not any((home / n).exists() for n in ("train", "test", "val"))
+    first = first.lower()
+    inner = first not in TRAIN_NAMES and bool(rest) and rest[0].lower() in TEST_NAMES
+    apart = first in TEST_NAMES or inner
     return divided or apart
 
 
@@ -191,10 +192,14 @@ def cropped(
 def indexed(
     files: tuple[File, ...], size: tuple[int, int, int], seed: int, background: str = "white"
 ) -> tuple[Crops, list[Path]]:
-    """Crops on disk, and the files that are no pictures; only their beginnings are read."""
-    good, bad = _apart(files, lambda index: check_header(files[index].path))
-    kept = [(index, files[index].path) for index in good]
-    return Crops(kept, size, seed, _look(files, background)), bad
+    """Crops on disk, and the files that cannot be read: all are decoded once to find these."""
+    look = _look(files, background)
+
+    def check(index: int) -> None:
+        open_rgb(files[index].path, look)
+
+    good, bad = _apart(files, check)
+    return Crops([(index, files[index].path) for index in good], size, seed, look), bad
 
 
 def _look(files: Sequence[File], background: str) -> Look:

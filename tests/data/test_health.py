@@ -1,4 +1,6 @@
+from dataclasses import replace
 from time import process_time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,3 +181,35 @@ def test_is_quick():
     start = process_time()
     assert doubts(data) == []
     assert process_time() - start < 1
+
+
+@pytest.mark.parametrize("top", [1, 16])
+def test_nearly_black_images(noise, top):
+    dark = DataSplits(part(noise(300) % (top + 1)), part(noise(100)))
+    assert doubts(dark) == [
+        f"all 300 training images are nearly black, at most {top} where white is 255"
+    ]
+    assert doubts(DataSplits(part(noise(300) % 18), part(noise(100)))) == []
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("cat", "cat "), ("caf\u00e9", "cafe\u0301")])
+def test_names_of_classes_that_look_alike(noise, names):
+    data = DataSplits(*(replace(part(noise(n)), classes=names) for n in (300, 100)))
+    (line,) = doubts(data)
+    assert line.endswith("differ by case, spaces or encoding alone")
+    letters = DataSplits(*(replace(one, classes=("a", "A")) for one in data))
+    assert doubts(letters) == []
+
+
+def test_links_to_one_file_are_one_picture(noise, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+        (tmp_path / f"link_{name}.png").symlink_to(tmp_path / f"{name}.png")
+
+    def lazy(prefix):
+        paths = [tmp_path / f"{prefix}{name}.png" for name in "ab"]
+        return replace(part(noise(2)), images=SimpleNamespace(paths=paths))
+
+    assert doubts(DataSplits(lazy(""), lazy("link_"))) == [
+        "2 of 2 test images are also training images (exact copies)"
+    ]

@@ -156,3 +156,21 @@ def test_too_few_images_to_hold_any_out():
         ):
             hold_out([0, 0, 1, 1], share, "data")
     assert [len(part) for part in hold_out([0, 0, 1, 1], 0.5, "data")] == [2, 2]
+
+
+def test_categories_keep_their_order():
+    class Categorical:
+        categories = ("low", "mid", "high")
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array(["high", "low", "high"], object)
+
+    class Series(Categorical):
+        categories = None
+        cat = Categorical()
+
+    for values in (Categorical(), Series()):
+        labels = read_labels(values, "train")
+        assert labels.targets.tolist() == [2, 0, 2]
+        assert labels.classes == ("low", "mid", "high")
+    assert read_labels(Categorical(), "test", classes=("high", "low")).targets.tolist() == [0, 1, 0]

@@ -349,3 +349,24 @@ def test_kd_is_the_mean_over_labelled_and_unlabelled_rows() -> None:
     expected = t * t * (p * (p / q).log()).sum(1).mean()
     torch.testing.assert_close(found["kd"], expected)
     torch.testing.assert_close(found["ce"], torch.nn.functional.cross_entropy(student[:3], targets))
+
+
+def test_cut_off_files_are_left_out_of_crops_on_disk_too(
+    train: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        picture(tmp_path / name, 40, 30)
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:-99])
+    monkeypatch.setattr("fskd.data.pictures.MEMORY_LIMIT", 0)
+    found = from_folder(str(tmp_path), train, seed=0)
+    assert len(found.subset) == 1
+    assert "1 of 2 files cannot be read" in found.note
+
+
+@pytest.mark.parametrize("name", ["Validation", "testing", "valid"])
+def test_a_test_part_is_refused_however_it_is_spelled(name: str, tmp_path: Path) -> None:
+    picture(tmp_path / "Training" / "a" / "x.png", 9, 9)
+    picture(tmp_path / name / "a" / "x.png", 9, 9)
+    assert len(pictures(str(tmp_path / "Training"), tmp_path, ["a"])) == 1
+    with pytest.raises(SettingError, match="without the data's test images"):
+        pictures(str(tmp_path / name), tmp_path, ["a"])

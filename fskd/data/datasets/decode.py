@@ -73,7 +73,11 @@ def to_rgb(image: Image.Image, background: str = "white", white: float = WHITES[
     """
     image = ImageOps.exif_transpose(image)
     if deep(image):
-        return _scaled(np.asarray(image), FLOAT_WHITE if image.mode == "F" else white)
+        pixels = np.asarray(image)
+        shown = _scaled(pixels, FLOAT_WHITE if image.mode == "F" else white)
+        if (clear := image.info.get("transparency")) is not None:  # a value of PNGs in grey
+            shown.paste(background, mask=Image.fromarray(pixels == clear))
+        return shown
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         return _on(image, background)
     if image.mode not in _EIGHT_BIT_MODES:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,8 +14,8 @@ WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 FLOAT_WHITE = 1.0
 # Pillow keeps the upper byte of deep colours alone: darker ones than these have few levels left.
 _DARK = 63
-# Formats whose files may have more than 8 bits.
-_SUFFIXES = frozenset({".png", ".apng", ".tif", ".tiff", ".pgm", ".pnm", ".ppm", ".jp2", ".j2k"})
+# How JPEGs begin, which have 8 bits. Names do not tell: many a PNG is called .jpg.
+_JPEG = b"\xff\xd8\xff"
 
 
 def deep(image: Image.Image) -> bool:
@@ -29,6 +29,7 @@ class Values(NamedTuple):
     kind: str
     low: float
     high: float
+    file: str = "an image"
 
 
 def deep_values(image: Image.Image) -> Values | None:
@@ -58,10 +59,10 @@ def white_of(found: Iterable[Values], what: str) -> float:
     """
     most = {"floats": FLOAT_WHITE, "integers": WHITES[-1], "colours": 255.0}
     largest: dict[str, float] = {}
-    for kind, low, high in found:
+    for kind, low, high, file in found:
         if not (low >= 0 and high <= most[kind]):  # NaN compares as false
             raise DataError(
-                f"{what}: {kind} from {low:.4g} to {high:.4g} in a file; images need"
+                f"{what}: {kind} from {low:.4g} to {high:.4g} in {file}; images need"
                 f" 0 to {most[kind]:g}"
             )
         largest[kind] = max(largest.get(kind, 0.0), high)
@@ -77,11 +78,16 @@ def white_of(found: Iterable[Values], what: str) -> float:
 def deep_files(paths: Sequence[Path]) -> Iterator[Values]:
     """Values of the files that have more than 8 bits, but for damaged ones."""
     for path in paths:
-        if path.suffix.lower() in _SUFFIXES:
-            try:
-                with Image.open(path) as image:
-                    found = deep_values(image)
-            except Exception:
-                continue
-            if found is not None:
-                yield found
+        try:
+            with path.open("rb") as file:
+                found = None if file.read(len(_JPEG)) == _JPEG else _values(file)
+        except Exception:
+            continue
+        if found is not None:
+            yield found._replace(file=str(path))
+
+
+def _values(file: BinaryIO) -> Values | None:
+    file.seek(0)
+    with Image.open(file) as image:
+        return deep_values(image)

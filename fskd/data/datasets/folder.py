@@ -25,7 +25,7 @@ from fskd.data.datasets.decode import (
 from fskd.data.datasets.depth import deep_files, white_of
 from fskd.data.datasets.files import find_file, first_existing, missing
 from fskd.data.datasets.kept import Decoded, kept
-from fskd.data.datasets.listing import find_pictures, readable, told
+from fskd.data.datasets.listing import find_pictures, made_by_tools, readable, told
 from fskd.data.hold_out import TEST_SHARE, hold_out
 from fskd.data.labels import order_classes
 from fskd.errors import DataError, SettingError
@@ -33,7 +33,9 @@ from fskd.types import DataSplits, ImageSet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEFAULT_SIDE, MIN_SIDE, MAX_SIDE = 32, 8, 1024
-TEST_NAMES = ("test", "val")
+# Lower case; others spell them "Training", "Validation" and so on.
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
 
 # Both parts together, decoded; above it images stay on disk.
 MEMORY_LIMIT = 2 << 30
@@ -86,6 +88,9 @@ class _Part(NamedTuple):
 def folder(source: Source) -> DataSplits:
     """Images of your own: ``train/<class>/*`` and ``test/<class>/*`` (or ``val/<class>/*``).
 
+    The parts may also be called ``training``, ``testing``, ``valid`` or ``validation``, with
+    capitals or without. Pictures in other folders beside them are counted as left out.
+
     Folders ``<class>/*`` alone are divided: a stratified share ``test_share`` of the images, always
     the same ones, is the test part. Images may lie in folders within a class. Every image becomes
     RGB as it looks (see ``decode``): the central square scaled to ``image_size``. If both parts
@@ -107,7 +112,9 @@ def folder(source: Source) -> DataSplits:
         raise SettingError("data.image_size", side, f"a whole number {MIN_SIDE}..{MAX_SIDE}")
     places = _places(source)
     classes = order_classes(_common_classes(places), source.class_order)
-    parts, look = _read([_examples(place, classes) for place in places], source, side)
+    parts = [_examples(place, classes) for place in places]
+    parts[0] = _with_unused(parts[0], cast(Path, source.root), places)
+    parts, look = _read(parts, source, side)
     if len(parts) == 1:
         parts = _divided(parts[0], source, classes)
     for part in parts:
@@ -122,19 +129,36 @@ def _places(source: Source) -> list[Path]:
     what = "train/<class>/* and test/<class>/* (or val/<class>/*), or <class>/*"
     if root is None or not root.is_dir():
         raise missing(source, what)
-    names = (root / name for name in ("train", *TEST_NAMES))
-    if first_existing(names) is None:
+    found, test = _part_folder(root, TRAIN_NAMES), _part_folder(root, TEST_NAMES)
+    # Classes may be called "valid" and "invalid", so that other spellings count in pairs alone.
+    plain = first_existing(root / name for name in ("train", "test", "val"))
+    if plain is None and (found is None or test is None):
         if not _class_names(root):
             raise missing(source, what)
         return [root]
-    train = find_file([root / "train"], source, what)
-    test = first_existing(root / name for name in TEST_NAMES)
+    train = found or find_file([root / "train"], source, what)
     if test is None and source.test_share is not None:
         return [train]
     test = test or find_file([root / name for name in TEST_NAMES], source, what)
     if source.test_share is not None:
         raise SettingError("data.test_share", source.test_share, f"none: there is {test}")
     return [train, test]
+
+
+def _part_folder(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder of a part, by the first of its names that there is."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    return next((path for name in names for path in folders if path.name.lower() == name), None)
+
+
+def _with_unused(part: _Part, root: Path, places: Sequence[Path]) -> _Part:
+    """The training part, which also tells of pictures in folders beside the parts."""
+    if root in places:
+        return part
+    beside = sorted(root / name for name in _class_names(root) if root / name not in places)
+    counts = {f"in {path.name}/": len(find_pictures(path).pictures) for path in beside}
+    left = {**part.about.get("left_out", {}), **{name: n for name, n in counts.items() if n}}
+    return part._replace(about={**part.about, "left_out": left} if left else part.about)
 
 
 def _common_classes(places: Sequence[Path]) -> list[str]:
@@ -152,8 +176,7 @@ def _common_classes(places: Sequence[Path]) -> list[str]:
 def _class_names(place: Path) -> set[str]:
     if not place.is_dir():
         raise DataError(f"{place} is not a folder")
-    # Hidden folders are left by tools such as notebooks and file managers.
-    return {path.name for path in place.iterdir() if path.is_dir() and path.name[0] != "."}
+    return {path.name for path in place.iterdir() if path.is_dir() and not made_by_tools(path.name)}
 
 
 def _examples(place: Path, classes: Sequence[str]) -> _Part:
@@ -168,7 +191,9 @@ def _examples(place: Path, classes: Sequence[str]) -> _Part:
             raise DataError(f"{place / name} has no images ({', '.join(sorted(readable()))}){left}")
         paths += found.pictures
         labels += [label] * len(found.pictures)
-    loose = sum(1 for path in place.iterdir() if path.is_file() and path.name[0] != ".")
+    # Also links to nowhere, which may have been classes.
+    names = (path.name for path in place.iterdir() if not path.is_dir())
+    loose = sum(1 for name in names if not made_by_tools(name))
     if loose:
         others["outside the class folders"] = loose
     return _Part(place, paths, labels, {"left_out": dict(others)} if others else {})

@@ -16,7 +16,7 @@ import PIL
 import safetensors
 import safetensors.numpy
 
-from fskd.data.datasets.decode import Look
+from fskd.data.datasets.decode import Look, each, open_rgb
 from fskd.results.store import replacing
 
 VERSION = 1  # of how files are decoded
@@ -48,7 +48,8 @@ def kept(
     """What ``make`` gives, from disk if these very files were read before.
 
     Args:
-        paths: The files. They count as the same while their names, sizes and times are.
+        paths: The files. They count as the same while their names, sizes and times are, also the
+            time of the last change to owner, rights or content: unpacking sets the other one.
         look: How they are read.
         what: What is made of them.
         room: GiB that may be used on disk.
@@ -56,19 +57,32 @@ def kept(
     """
     if room <= 0:
         return make()
-    file = place() / f"{_key(paths, look, what)}.safetensors"
+    try:
+        file = place() / f"{_key(paths, look, what)}.safetensors"
+    except RuntimeError:  # users of containers may have no home
+        return make()
     found = _read(file)
-    if found is None:
+    if found is None or _mended(found, paths, look):
         found = make()
         _write(file, found, int(room * (1 << 30)))
     return found
+
+
+def _mended(found: Decoded, paths: Sequence[Path], look: Look) -> bool:
+    """Whether a file can be read that could not: what kept one from it need not be in the file."""
+    bad, look = list(found.bad), look._replace(white=found.white)
+
+    def use(index: int) -> None:
+        open_rgb(paths[bad[index]], look)
+
+    return len(each([paths[index] for index in bad], use)) < len(bad)
 
 
 def _key(paths: Sequence[Path], look: Look, what: str) -> str:
     digest = hashlib.sha256(repr((VERSION, PIL.__version__, look, what)).encode())
     for path in paths:
         about = path.stat() if path.exists() else None  # a link to nowhere has none
-        stamp = None if about is None else (about.st_size, about.st_mtime_ns)
+        stamp = None if about is None else (about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         digest.update(f"{path.absolute()}\0{stamp}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 

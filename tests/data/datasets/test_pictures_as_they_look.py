@@ -15,8 +15,10 @@ from fskd.data.datasets import folder
 from fskd.data.datasets.base import Source, load
 from fskd.data.datasets.decode import Look, centre_square, open_rgb
 from fskd.data.datasets.listing import readable
-from fskd.data.loader import DeviceLoader, WorkerLoader
+from fskd.data.loader import DeviceLoader, WorkerLoader, chunks
 from fskd.errors import DataError, SettingError
+from fskd.resolve import resolve
+from fskd.runs.images import load_data
 from fskd.types import ImageSet
 
 Write = Callable[[Path, int], object]
@@ -372,3 +374,163 @@ class TestKeptOnDisk:
         assert len(list(kept.glob("*.safetensors"))) == 2
         load("folder", source._replace(cache_gib=0, image_size=20))
         assert len(list(kept.glob("*.safetensors"))) == 2
+
+    def test_a_file_with_the_old_size_and_time_is_read_again(
+        self, tmp_path: Path, cache: Path
+    ) -> None:
+        source = album(tmp_path / "data", lambda path, number: photo(number).save(path, "bmp"))
+        load("folder", source._replace(cache_gib=1.0))
+        changed = tmp_path / "data/a/0.png"
+        times = changed.stat().st_atime_ns, changed.stat().st_mtime_ns
+        photo(99).save(changed, "bmp")
+        os.utime(changed, ns=times)  # as archivers do
+        again = load("folder", source._replace(cache_gib=1.0))
+        fresh = load("folder", source)
+        assert [part.fingerprint for part in again] == [part.fingerprint for part in fresh]
+
+    def test_a_file_that_could_not_be_read_is_tried_again(
+        self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = album(tmp_path / "data", lambda path, number: photo(number).save(path))
+        source = source._replace(cache_gib=1.0, skip_bad=True)
+        opened = Image.open
+
+        def refuse(path: Path) -> Image.Image:
+            if Path(path).name == "3.png":
+                raise OSError("Stale file handle")
+            return opened(path)
+
+        with monkeypatch.context() as away:
+            away.setattr("fskd.data.datasets.decode.Image.open", refuse)
+            away.setattr(folder, "deep_files", lambda _: [])
+            for _ in range(2):
+                assert sum(map(len, load("folder", source))) == 14
+        assert sum(map(len, load("folder", source))) == 16
+
+    def test_a_user_without_a_home_keeps_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", no_home)
+        source = album(tmp_path, lambda path, number: photo(number).save(path))
+        assert len(load("folder", source._replace(cache_gib=1.0)).train) == 12
+
+
+class TestLayout:
+    @pytest.mark.parametrize(
+        "names", [("Training", "Validation"), ("Train", "Test"), ("train", "valid")]
+    )
+    def test_parts_are_no_classes(self, names: tuple[str, str], tmp_path: Path) -> None:
+        for name, n in zip(names, (5, 3), strict=True):
+            album(tmp_path / name, lambda path, number: photo(number).save(path), n)
+        train, test = load("folder", Source(tmp_path, 16))
+        assert train.classes == ("a", "b")
+        assert (len(train), len(test)) == (10, 6)
+
+    def test_classes_may_be_called_like_parts(self, tmp_path: Path) -> None:
+        for names in (["valid", "invalid"], ["training", "resting"]):
+            root = tmp_path / names[0]
+            album(root, lambda path, number: photo(number).save(path), 4, names)  # type: ignore[arg-type]
+            assert load("folder", Source(root, 16)).train.classes == tuple(sorted(names))
+
+    def test_pictures_beside_the_parts_are_counted(self, tmp_path: Path) -> None:
+        for name in ("train", "test", "val", "more"):
+            album(tmp_path / name, lambda path, number: photo(number).save(path), 3)
+        (tmp_path / "empty").mkdir()
+        train, test = load("folder", Source(tmp_path, 16))
+        assert train.about["left_out"] == {"in more/": 6, "in val/": 6}
+        assert "left_out" not in test.about
+
+    def test_what_tools_leave_is_no_class_and_no_picture(self, tmp_path: Path) -> None:
+        def save(path: Path, number: int) -> None:
+            photo(number).save(path)
+
+        source = album(tmp_path, save)
+        album(tmp_path, save, 3, ["@eaDir", "__MACOSX", ".ipynb_checkpoints"])  # type: ignore[arg-type]
+        album(tmp_path / "a", save, 3, ["@eaDir"])  # type: ignore[arg-type]
+        (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+        train, test = load("folder", source)
+        assert train.classes == ("a", "b")
+        assert len(train) + len(test) == 16
+        assert train.about["left_out"] == {"outside the class folders": 1}
+
+    def test_a_pipe_is_counted_and_not_waited_for(self, tmp_path: Path) -> None:
+        source = album(tmp_path, lambda path, number: photo(number).save(path))
+        os.mkfifo(tmp_path / "a/x.png")
+        assert load("folder", source).train.about["left_out"] == {"no file": 1}
+
+    def test_a_folder_that_cannot_be_read_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = album(tmp_path, lambda path, number: photo(number).save(path))
+        (tmp_path / "a/closed").mkdir()
+        scan = os.scandir
+
+        def refuse(place: str | Path) -> object:
+            if str(place).endswith("closed"):
+                raise PermissionError(13, "Permission denied", str(place))
+            return scan(place)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(DataError, match="closed cannot be read: Permission denied"):
+            load("folder", source)
+
+
+def test_depth_is_told_by_content_not_by_name(tmp_path: Path) -> None:
+    def save(path: Path, number: int) -> None:
+        Image.fromarray(texture(number, levels=4096).astype(np.uint16)).save(
+            path.with_suffix(".jpg"), "png"
+        )
+
+    images = load("folder", album(tmp_path, save)).train.images
+    assert isinstance(images, torch.Tensor)
+    assert 100 < images.float().mean() < 155
+
+
+def test_the_error_of_a_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "MEMORY_LIMIT", 0)
+
+    def save(path: Path, number: int) -> None:
+        photo(number, 80).save(path, "jpeg")
+        path.write_bytes(path.read_bytes()[:-99])
+
+    train = load("folder", album(tmp_path, save)).train
+    subset, device = torch.arange(12), torch.device("cpu")
+    for workers in (0, 1):
+        lazy = WorkerLoader(train, subset, 5, AugmentSettings(), 3, device, workers=workers)
+        with pytest.raises(DataError, match=r"^/.* cannot be decoded: .*on_error=skip.*$") as error:
+            lazy.batch(0)
+        assert "\n" not in str(error.value)
+        with pytest.raises(DataError, match=r"^/.* cannot be decoded: [^\n]*$"):
+            next(chunks(train, device, workers=workers))
+
+
+def test_mended_files_are_seen_in_the_same_process(tmp_path: Path) -> None:
+    source = album(tmp_path, lambda path, number: photo(number).save(path))
+    data = {"name": "folder", "root": str(source.root), "image_size": 16, "cache_gib": 0}
+    config = resolve({"data": data})
+    first = load_data(config)
+    assert load_data(config).train.images is first.train.images
+    photo(99).save(tmp_path / "a/new.png")
+    assert sum(map(len, load_data(config))) == 17
+
+
+def test_a_transparent_value_of_a_deep_picture_shows_the_background(tmp_path: Path) -> None:
+    values = np.full((8, 8), 30000, np.uint16)
+    values[:4] = 5
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=5)
+    pixels = np.asarray(open_rgb(tmp_path / "a.png", Look("#804020")))
+    assert np.array_equal(pixels[0, 0], [128, 64, 32])
+    assert np.array_equal(pixels[7, 7], [117, 117, 117])
+
+
+def test_a_picture_out_of_range_is_named(tmp_path: Path) -> None:
+    source = album(tmp_path, lambda path, number: photo(number).save(path))
+    grey(np.full((20, 20), 200, np.float32), tmp_path / "a/x.tif")
+    with pytest.raises(
+        DataError, match=r"floats from 200 to 200 in .*a/x\.tif; images need 0 to 1"
+    ):
+        load("folder", source)
