@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,32 +48,40 @@ def npz(source: Source) -> DataSplits:
     path = source.root
     if path is None or not path.is_file():
         raise SettingError("data.root", path, "the path of an .npz file")
-    arrays = _arrays(path)
+    arrays, others = _arrays(path)
     for key in ("x", "y"):
         if key not in arrays:
-            raise DataError(f"{path} lacks the array '{key}'")
+            there = ", ".join([*arrays, *others]) or "nothing"
+            raise DataError(f"{path} lacks the array '{key}'; it has {there}")
     if ("x_test" in arrays) != ("y_test" in arrays):
         raise DataError(f"{path} must have both 'x_test' and 'y_test', or neither")
     test = (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
-    return from_arrays(
+    splits = from_arrays(
         (arrays["x"], arrays["y"]),
         test,
         name=str(path),
         test_share=source.test_share,
         class_order=source.class_order,
     )
+    if not others:
+        return splits
+    left = {f"array '{name}'": 1 for name in others}
+    about = {**splits.train.about, "files": len(arrays["x"]), "left_out": left}
+    return splits._replace(train=replace(splits.train, about=about))
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that are used, and the names of others."""
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is not an .npz file, or it is cut short")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in _KEYS if key in archive}
+            others = [key for key in archive.files if key not in _KEYS]
     except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
     for key, array in arrays.items():
         # A member that is no array comes back as bytes.
         if not isinstance(array, np.ndarray):
             raise DataError(f"{path}: '{key}' is not an array")
-    return arrays
+    return arrays, others

@@ -324,3 +324,10 @@ def test_transparent_pictures_of_a_dataset_are_seen():
         image.putalpha(Image.fromarray(rng.integers(0, 256, (8, 8)).astype(np.uint8)))
         pairs.append((image, label % 2))
     assert len(from_arrays(pairs).train.images.unique()) > 200
+
+
+def test_arrays_of_other_names_are_said(save):
+    found = load("npz", save(x=SQUARE, y=LABELS, x_val=SQUARE, z=LABELS)).train.about
+    assert found["left_out"] == {"array 'x_val'": 1, "array 'z'": 1}
+    with pytest.raises(DataError, match="lacks the array 'x'; it has y, X$"):
+        load("npz", save(X=SQUARE, y=LABELS))
