@@ -329,5 +329,5 @@ def test_transparent_pictures_of_a_dataset_are_seen():
 def test_arrays_of_other_names_are_said(save):
     found = load("npz", save(x=SQUARE, y=LABELS, x_val=SQUARE, z=LABELS)).train.about
     assert found["left_out"] == {"array 'x_val'": 1, "array 'z'": 1}
-    with pytest.raises(DataError, match="lacks the array 'x'; it has y, X$"):
+    with pytest.raises(DataError, match=r"lacks the array 'x'; it has y, X$"):
         load("npz", save(X=SQUARE, y=LABELS))
