@@ -30,8 +30,8 @@ COLUMNS: dict[str, Any] = {
     "data_sha256": TEXT, "test_sha256": TEXT, "split_sha256": TEXT, "source": TEXT, "path": TEXT,
     "doubts": TEXT,
 }  # fmt: skip
-"""Every column and its type. ``settings``, ``versions``, ``final_loss``, ``peers_top1`` and ``doubts`` are
-JSON texts."""
+"""Every column and its type. ``settings``, ``versions``, ``final_loss``, ``peers_top1`` and
+``doubts`` are JSON texts."""
 
 SHARES = (
     "fraction", "top1", "top5", "ece", "val_top1", "train_top1", "agreement", "tv_train", "tv_test",
