@@ -39,4 +39,6 @@ def recall(
     if found is not None and found.key not in session.made:
         hint = " (--force repeats it)" if role == "student" else ""
         session.tell_once(f"{role} already finished: {found.path}{hint}")
+        for line in found.doubts:  # as loud as when it was made, and as final with --strict
+            session.doubt(line)
     return found

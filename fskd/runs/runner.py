@@ -87,7 +87,7 @@ def run(
     found_wrong = check_teacher(job, teacher, about, session)
     for line in found_wrong:
         session.doubt(line)
-    said = {"notes": list(job.notes), "doubts": doubts + found_wrong}
+    said = {"notes": list(job.notes), "doubts": doubts + found_wrong + _inherited(about, doubts)}
     seconds["teacher"] = seconds.get("teacher", 0.0) + time.perf_counter() - begun
     with _alone(job.folder, session, wait):
         if not force and (made := _made(job.folder, session)):
@@ -106,6 +106,17 @@ def run(
             if result is not None:
                 tracks.finish(result)
         return cast(Result, session.fabric.broadcast(result))
+
+
+def _inherited(about: dict[str, Any] | None, known: list[str]) -> list[str]:
+    """Doubts of the runs that made the teachers, which have been shown; those of a student too."""
+    members = [] if about is None else about.get("members", [about])
+    return [
+        f"in the run of the teacher {one['name']}: {line}"
+        for one in members
+        for line in one.get("doubts", [])
+        if line not in known
+    ]
 
 
 def say_all(job: Job, session: Session) -> list[str]:
@@ -227,6 +238,7 @@ def _made_member(
         "key": made.key,
         "n_train": made.n_train,
         "run": folder.path.name,
+        **({"doubts": made.doubts} if made.doubts else {}),
     }
 
 
