@@ -2,8 +2,8 @@
 
 import hashlib
 import inspect
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,40 @@ def _source(function: object) -> str:
         return inspect.getsource(function)  # type: ignore[arg-type]
     except (OSError, TypeError):  # typed at a prompt
         return ""
+
+
+def held_hash(function: object) -> str | None:
+    """sha256 over numbers, texts, tensors and networks that a function holds; None without any.
+
+    These are bound by ``partial``, closed over, defaults, or attributes of an object that is
+    called; of its globals, as in a notebook, the tensors and networks.
+    """
+    found = [part for value in _held(function) if (part := _told(value)) is not None]
+    return hashlib.sha256(repr(found).encode()).hexdigest() if found else None
+
+
+def _told(value: object) -> str | None:
+    if isinstance(value, nn.Module):
+        return weights_hash(value)
+    if isinstance(value, Tensor):
+        return hashlib.sha256(_bytes(value)).hexdigest()
+    # Of a list, not even the length will stay.
+    return repr(value) if _is_plain(value) and not isinstance(value, list) else None
+
+
+def _held(function: Any) -> Iterator[object]:
+    if isinstance(function, partial):
+        yield from (*function.args, *dict(sorted(function.keywords.items())).values())
+        function = function.func
+    function = inspect.unwrap(function)
+    owner = function if not inspect.isroutine(function) else getattr(function, "__self__", None)
+    yield from dict(sorted(getattr(owner, "__dict__", {}).items())).values()
+    plain = getattr(function, "__func__", function)
+    if inspect.isfunction(plain):
+        seen = inspect.getclosurevars(plain)
+        yield from seen.nonlocals.values()
+        yield from (one for one in seen.globals.values() if isinstance(one, nn.Module | Tensor))
+        yield from (*(plain.__defaults__ or ()), *(plain.__kwdefaults__ or {}).values())
 
 
 def code_hashes(names: Sequence[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fskd.errors import DoubtWarning, FskdError, SettingError
 from fskd.models.catalog import build
 from fskd.models.checkpoint import load_weights, read_about, save_weights
 from fskd.results.store import Result
+from fskd.runs.hashes import held_hash
 from fskd.runs.images import about_images
 
 Command = Callable[..., tuple[int, str, str]]
@@ -369,6 +371,31 @@ class TestNetworksHandedOver:
         assert all(map(torch.equal, kept, students[-1].parameters()))
         # What does not matter: the mode, and whether the teacher's weights are frozen.
         assert self.run(teacher.requires_grad_(False), again, out=tmp_path).key == keys[0]
+
+    def test_what_a_black_box_holds_is_in_the_key(self, tmp_path: Path) -> None:
+        net = self.net().eval()
+
+        def scaled(x: torch.Tensor, scale: float) -> torch.Tensor:
+            return (net(x) * scale).softmax(1)
+
+        class Box:
+            def __init__(self, scale: float) -> None:
+                self.scale = scale
+
+            def __call__(self, x: torch.Tensor) -> torch.Tensor:
+                return scaled(x, self.scale)
+
+        def key(box: Any) -> str:
+            more: dict[str, Any] = {"method": "kd", "steps": 1, "out": tmp_path}
+            return fskd.distill(box, "cnn_tiny", self.data, **more).key
+
+        boxes = [partial(scaled, scale=1.0), partial(scaled, scale=2.0), Box(1.0), Box(2.0)]
+        keys, before = [key(box) for box in boxes], held_hash(scaled)
+        assert len(set(keys)) == len(keys)
+        assert key(Box(1.0)) == keys[2]
+        with torch.no_grad():
+            net[0].weight.mul_(2)
+        assert held_hash(scaled) != before
 
     def test_a_compiled_student_gets_what_was_learnt(self, tmp_path: Path) -> None:
         net = self.net()
