@@ -13,12 +13,12 @@ from fskd.config import RunConfig, Runtime
 from fskd.data.datasets.arrays import from_arrays, plain_images
 from fskd.errors import SettingError
 from fskd.models.checkpoint import load_weights
-from fskd.models.usable import format_of, restore
+from fskd.models.usable import check_kind, format_of, restore
 from fskd.options import settings_layer
 from fskd.raw import merge
 from fskd.resolve import resolve, validate
 from fskd.results.store import Result, RunDir
-from fskd.runs.images import normalised
+from fskd.runs.images import normalised, told
 from fskd.runs.prepare import Given
 from fskd.runs.runner import run
 from fskd.runs.screen import Screen, make_screen
@@ -64,8 +64,9 @@ def distill(
         test_data: The same for testing; if None, a fixed stratified quarter of ``data``, or
             another share with ``settings={"data": {"test_share": 0.1}}``.
         mean: Mean of each channel, in [0, 1], that is subtracted from images, or a number for one
-            channel. If None, 0 for images handed over, so that networks see them as they are, in
-            [0, 1], and the data set's own for others.
+            channel. If None, what the teacher's weights say if fskd wrote them; else 0 for images
+            handed over, so that networks see them as they are, in [0, 1], and the data set's own
+            for others.
         std: Standard deviation that they are divided by, likewise; 1 if None.
         logits: Which of several outputs of networks handed over their logits are: a position or a
             name. An output named ``logits`` is found without it.
@@ -117,6 +118,8 @@ def distill(
     layer = merge(settings_layer(options, dashes=""), {"data": scale} if scale else {})
     layer = merge(layer, settings or {})
     runtime, config = layer.pop("runtime"), resolve(layer)
+    if network is not None:
+        _check_no_source(layer.get("teacher"))
     given = Given(None, network, modules, logits=logits)
     if pictures:
         hidden = plain_images(unlabelled, "unlabelled", config.data.background)
@@ -145,10 +148,20 @@ def _check_networks(teacher: object, student: object) -> None:
         raise SettingError("student", "the teacher itself", "a network of its own")
 
 
+def _check_no_source(about: object) -> None:
+    """SettingError for settings that say where the weights of a teacher handed over are from."""
+    for name in ("checkpoint", "table", "init"):
+        value = about.get(name) if isinstance(about, Mapping) else None
+        if value is not None:
+            accepted = "none: a teacher was handed over"
+            raise SettingError(f"teacher.{name}", repr(value), accepted)
+
+
 def _own_data(data: Any, test_data: Any, config: RunConfig) -> DataSplits:
-    """Images handed over, with the normalisation asked for."""
+    """Images handed over, normalised as is asked for or as the teacher's weights say."""
+    known = told(config)
     if isinstance(data, DataSplits):
-        return normalised(data, config)
+        return normalised(data, config, known)
     about = config.data
     splits = from_arrays(
         data,
@@ -159,12 +172,14 @@ def _own_data(data: Any, test_data: Any, config: RunConfig) -> DataSplits:
     )
     channels = splits.train.size[0]
     mean, std = (0.0,) * channels, (1.0,) * channels
-    return normalised(DataSplits(*(replace(p, mean=mean, std=std) for p in splits)), config)
+    splits = DataSplits(*(replace(p, mean=mean, std=std) for p in splits))
+    return normalised(splits, config, known)
 
 
 def _run(
     config: RunConfig, runtime: Mapping[str, Any], given: Given, out: str | Path | None
 ) -> Result:
+    _check_kinds(given)
     if given.data is not None:  # what was asked of them is in their hash
         named = {"name": "own", "mean": None, "std": None, "test_share": None}
         config = config.model_copy(update={"data": config.data.model_copy(update=named)})
@@ -183,13 +198,22 @@ def _run(
             for i, net in enumerate(given.students):
                 # A finished run is not repeated; the networks still get what it learned.
                 name = "student" if i == 0 else f"peer{i}"
-                load_weights(net, RunDir(Path(result.path)).path / f"{name}.safetensors", "student")
+                file = RunDir(Path(result.path)).path / f"{name}.safetensors"
+                load_weights(getattr(net, "_orig_mod", net), file, "student")
         finally:
             for net, was in zip(given.students, formats, strict=True):
                 restore(net, was)
     if out is None:
         return Result.from_json(result.to_json())
     return result
+
+
+def _check_kinds(given: Given) -> None:
+    """SettingError for networks of a kind of which not even the weights can be read."""
+    teachers = [] if given.teacher is None else several(given.teacher)
+    for part, nets in (("teacher", teachers), ("student", given.students)):
+        for net in nets:
+            check_kind(net, part, part == "student")
 
 
 def _with_teacher(given: Given, config: RunConfig) -> Given:

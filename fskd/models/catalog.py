@@ -21,7 +21,10 @@ from fskd.registry import Registry
 models: Registry[Callable[..., nn.Module]] = Registry("model", "fskd.models")
 
 # What the data and this module say; an argument of the same name would contradict them.
-SET_ALREADY = ("num_classes", "in_channels", "in_chans", "pretrained", "weights")
+# Weights come by student.init and the like, which stand in a run's key.
+SET_ALREADY = (
+    "num_classes", "in_channels", "in_chans", "pretrained", "weights", "checkpoint_path",
+)  # fmt: skip
 
 OTHERS = "any timm or torchvision name, or package.module:function"
 

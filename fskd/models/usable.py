@@ -78,6 +78,7 @@ def check_kind(net: nn.Module, setting: str, trains: bool) -> None:
     """SettingError if a network is of a kind that cannot be used; nothing is changed or copied."""
     for module in net.modules():
         refusal = _wrapped(module) or (_scripted(module) if trains else None)
+        refusal = refusal or (_with_state(module) if trains else None)
         refusal = refusal or _quantised(module) or _without_values(module) or _uncopyable(module)
         if refusal is not None:
             why, accepted = refusal
@@ -174,6 +175,14 @@ def _scripted(module: nn.Module) -> tuple[str, str] | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "a torch.jit module, whose mode may be fixed", "the nn.Module it was traced from"
     return None
+
+
+def _with_state(module: nn.Module) -> tuple[str, str] | None:
+    # It could be neither saved with the weights nor loaded with them.
+    if type(module).get_extra_state is nn.Module.get_extra_state:
+        return None
+    kind = type(module).__name__
+    return f"{kind} keeps an extra state besides its weights", "one whose state is in its buffers"
 
 
 def _quantised(module: nn.Module) -> tuple[str, str] | None:

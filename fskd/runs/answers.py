@@ -80,11 +80,23 @@ def on_train(
         session: Keeps the answer.
     """
     points = subset[:TRAIN_POINTS]
-    whose = f"{about['key']} {images.identity} {points.tolist()}"
-    if session.train_logits is None or session.train_logits[0] != whose:
-        found = ask(net, "teacher on the training images", images, session, points)
-        session.train_logits = whose, found
-    return points, session.train_logits[1]
+    known = session.train_logits
+    if known is not None and known[0] == _on(about, images, points):
+        return points, known[1]
+    found = ask(net, "teacher on the training images", images, session, points)
+    keep_on_train(about, images, points, found, session)
+    return points, found
+
+
+def keep_on_train(
+    about: dict[str, Any], images: ImageSet, points: Tensor, logits: Tensor, session: Session
+) -> None:
+    """Keeps what a teacher said of some training images in memory, for ``on_train``."""
+    session.train_logits = _on(about, images, points), logits
+
+
+def _on(about: dict[str, Any], images: ImageSet, points: Tensor) -> str:
+    return f"{about['key']} {images.identity} {points.tolist()}"
 
 
 def keep(folder: RunDir, logits: Tensor, images: ImageSet) -> None:

@@ -14,7 +14,10 @@ from fskd.data.datasets.listing import files_in
 from fskd.data.datasets.listing import told as told_files
 from fskd.errors import SettingError
 from fskd.models.checkpoint import read_about
+from fskd.teachers.normalisations import written
 from fskd.types import DataSplits, ImageSet
+
+SAME = 1e-3  # means and standard deviations, in [0, 1], differ by less if they are the same
 
 
 class Told(NamedTuple):
@@ -58,19 +61,30 @@ def read_told(path: str) -> Told | None:
         return None
 
 
+def _files(config: RunConfig) -> TeacherConfig | None:
+    """A run's teacher, or the nearest teacher of it, that comes from files."""
+    teacher = config.teacher
+    while teacher is not None and teacher.checkpoint is None:
+        teacher = teacher.teacher
+    return teacher
+
+
+def told_all(config: RunConfig) -> list[Told]:
+    """The same of each member of a run's teacher, or of the nearest that comes from files."""
+    teacher = _files(config)
+    files = [] if teacher is None else teacher.checkpoints
+    return [one for one in map(read_told, files) if one is not None]
+
+
 def told(config: RunConfig) -> Told | None:
-    """The same of a run's teacher, or of the nearest teacher of it that comes from files.
+    """The same of the first of them, whose normalisation is that of all.
 
     Raises:
         SettingError: If several teachers were trained on images normalised otherwise.
     """
-    teacher: TeacherConfig | None = config.teacher
-    while teacher is not None and teacher.checkpoint is None:
-        teacher = teacher.teacher
-    if teacher is None:
-        return None
-    found = [one for one in map(read_told, teacher.checkpoints) if one is not None]
-    if len({(one.mean, one.std) for one in found}) > 1 and config.data.mean is None:
+    found, teacher = told_all(config), _files(config)
+    alike = len({(one.mean, one.std) for one in found}) <= 1
+    if teacher is not None and not alike and config.data.mean is None:
         accepted = "teachers trained on images normalised alike, or data.mean and data.std"
         raise SettingError("teacher.checkpoint", f"'{teacher.checkpoint}'", accepted)
     return found[0] if found else None
@@ -133,10 +147,12 @@ def mismatches(config: RunConfig, data: DataSplits) -> list[str]:
     Raises:
         SettingError: If they know the same classes in another order.
     """
-    known = told(config)
-    if known is None:
-        return []
-    ours, theirs = data.train.classes, known.classes
+    lines = [line for known in told_all(config) for line in _mismatches(known, data.train)]
+    return list(dict.fromkeys(lines))
+
+
+def _mismatches(known: Told, images: ImageSet) -> list[str]:
+    ours, theirs = images.classes, known.classes
     if theirs != ours and sorted(theirs) == sorted(ours):
         value = f"weights of the classes {_some(theirs)}"
         accepted = f"the order {_some(ours)}; see data.class_order"
@@ -146,10 +162,21 @@ def mismatches(config: RunConfig, data: DataSplits) -> list[str]:
         lines.append(
             f"the teacher's weights know the classes {_some(theirs)}, the data {_some(ours)}"
         )
-    if known.size != data.train.size:
-        here, there = ("x".join(map(str, size)) for size in (data.train.size, known.size))
+    if known.size != images.size:
+        here, there = ("x".join(map(str, size)) for size in (images.size, known.size))
         lines.append(f"the teacher's weights were trained on {there} images, these are {here}")
+    if len(known.mean) == len(images.mean) and not _alike(known, images):
+        here, there = (f"mean {written(p.mean)} and std {written(p.std)}" for p in (images, known))
+        lines.append(
+            f"the teacher's weights were trained on images normalised with {there}, these are with"
+            f" {here}"
+        )
     return lines
+
+
+def _alike(known: Told, images: ImageSet) -> bool:
+    pairs = zip((*known.mean, *known.std), (*images.mean, *images.std), strict=True)
+    return all(abs(one - other) < SAME for one, other in pairs)
 
 
 def _some(names: Sequence[str], n: int = 5) -> str:
@@ -161,7 +188,7 @@ def file_lines(data: DataSplits) -> list[str]:
     lines = []
     share = data.train.about.get("test_share")
     for name, part in zip(("" if share else "train ", "test "), data, strict=True):
-        if (line := _files(name, part.about)) is not None:
+        if (line := _read_and_left(name, part.about)) is not None:
             lines.append(line)
     if share is not None:
         n, whole = len(data.test), len(data.train) + len(data.test)
@@ -171,7 +198,7 @@ def file_lines(data: DataSplits) -> list[str]:
     return lines
 
 
-def _files(name: str, about: Mapping[str, Any]) -> str | None:
+def _read_and_left(name: str, about: Mapping[str, Any]) -> str | None:
     left, bad = about.get("left_out", {}), about.get("unreadable", [])
     if not left and not bad:
         return None

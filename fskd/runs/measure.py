@@ -146,8 +146,11 @@ def save_networks(job: Job, found: Mapping[str, Any]) -> None:
         save_weights(net.net, place, about_images(job.data.train, top1))
     for name, role in job.method.roles.items():
         if name in job.roles.own and not role.peer:
-            own = job.roles.own[name]
-            save_weights(own.net if isinstance(own, FeatureNet) else own, folder.weights(name))
+            own, top1 = job.roles.own[name], found["measured"].get(name, {}).get("top1")
+            # A whole network may be a teacher, as the student may.
+            about = None if top1 is None else about_images(job.data.train, top1)
+            whole = own.net if isinstance(own, FeatureNet) else own
+            save_weights(whole, folder.weights(name), about)
     if any(True for _ in job.method.parameters()):
         save_weights(job.method, folder.weights("method"))
 

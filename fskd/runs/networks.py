@@ -11,7 +11,7 @@ from fskd.models.modes import modes_kept
 from fskd.models.taps import FeatureNet
 from fskd.models.trace import first_line
 from fskd.models.usable import make_usable
-from fskd.seeding import derive
+from fskd.seeding import derive, torch_generator
 from fskd.types import DataSplits
 
 
@@ -66,16 +66,38 @@ def check_network(
     if first is None:
         raise SettingError(setting, type(net.net).__name__, "a network with parameters")
     probe = torch.zeros(2, *data.train.size, device=first.device, dtype=first.dtype)
+    trained = setting == "student" if trains is None else trains
     try:
-        with torch.no_grad(), modes_kept(net):
-            shape = tuple(net.eval()(probe).logits.shape)
+        with modes_kept(net):
+            flows = not trained or net.eval()(probe).logits.requires_grad
+            # Last without a graph, which a network that keeps its features would hold.
+            with torch.no_grad():
+                logits = net.eval()(probe).logits
     except SettingError as error:
         raise SettingError(setting, error.value, error.accepted) from None
     except Exception as error:  # somebody else's network may fail in any way
         size = "x".join(map(str, data.train.size))
         accepted = f"a network that takes {size} images ({first_line(error)})"
         raise SettingError(setting, type(net.net).__name__, accepted) from None
+    shape = tuple(logits.shape)
     if shape != (2, data.train.num_classes):
         found = f"a network with output {tuple(shape[1:])}"
         raise SettingError(setting, found, f"{data.train.num_classes} classes")
+    if not flows:
+        found = f"{type(net.net).__name__} (its {_short(logits)} outputs have no gradient)"
+        raise SettingError(setting, found, "outputs that depend on its parameters")
     return notes
+
+
+def gives_probabilities(net: FeatureNet, data: DataSplits) -> bool:
+    """Whether a network ends in a softmax, as its outputs for noise tell."""
+    from fskd.teachers.doubts import are_probabilities  # not before it is needed
+
+    first = next(net.parameters())
+    noise = torch.randn(8, *data.train.size, generator=torch_generator(0, "noise"))
+    with torch.no_grad(), modes_kept(net):
+        return are_probabilities(net.eval()(noise.to(first)).logits.cpu())
+
+
+def _short(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -23,7 +23,12 @@ from fskd.results.store import RunDir
 from fskd.runs.asked import check_asked, check_ranks
 from fskd.runs.hashes import code_hashes, file_hash, weights_hash
 from fskd.runs.images import load_data, mismatches
-from fskd.runs.networks import check_network, feature_net, seeded_network
+from fskd.runs.networks import (
+    check_network,
+    feature_net,
+    gives_probabilities,
+    seeded_network,
+)
 from fskd.runs.ranking import choose_subset, known_ranking, make_sampler, ranking_run
 from fskd.runs.rows import Rows, divide, unlabelled_hash, unlabelled_images
 from fskd.runs.teacher import GivenTeacher, Kind, files_hash, given_hash, make_source
@@ -119,11 +124,13 @@ def pin(
     if given.logits is not None:
         hashes["logits"] = str(given.logits)
     for i, student in enumerate(given.students):
-        hashes[f"student{i}"] = weights_hash(student)
+        hashes[f"student{i}"] = weights_hash(student, trains=True)
     if not given.students:
         hashes |= code_hashes([config.student, *config.peers])
-    if config.teacher is not None:
-        hashes |= code_hashes(config.teacher.names)
+    teacher = config.teacher
+    while teacher is not None:  # of a chain, the code of each
+        hashes |= code_hashes(teacher.names)
+        teacher = teacher.teacher
     return config.model_copy(update={"inputs_sha256": hashes})
 
 
@@ -194,7 +201,16 @@ def student_networks(
     if config.student_init is not None:
         found = load_body(nets[0].net, Path(config.student_init).expanduser(), "student.init")
         notes += [f"student.init: {note}" for note in found]
+        if len(nets) > 1:
+            notes.append(f"student.init: the first of {len(nets)} students starts from it")
     return nets
+
+
+def student_doubts(students: Sequence[FeatureNet], data: DataSplits) -> list[str]:
+    """What is probably wrong with the students, a line each."""
+    if not any(gives_probabilities(net, data) for net in students):
+        return []
+    return ["the student's outputs are probabilities (rows sum to one): drop its softmax"]
 
 
 def check_ranking_teacher(config: RunConfig, data: DataSplits, given: Given) -> None:
@@ -248,6 +264,7 @@ def build(
     method, asks = join(config.method.parts, config.optim.ema), needs_teacher(config.method)
     teacher = make_source(config, data, given.teacher, notes) if asks else None
     doubts = mismatches(config, data) if asks and given.teacher is None else []
+    doubts += student_doubts(students, data)
     if teacher is not None:
         check_asked(config, method, teacher)
     if isinstance(teacher, Table):

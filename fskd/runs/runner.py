@@ -28,7 +28,7 @@ from fskd.runs.batches import check_processes
 from fskd.runs.episodes import check_episodic, train_episodes
 from fskd.runs.estimate import check_queries
 from fskd.runs.finished import finished, recall
-from fskd.runs.look import look_at_inputs, look_at_teacher
+from fskd.runs.look import inherited, look_at_inputs, look_at_teacher
 from fskd.runs.measure import measure, save_networks
 from fskd.runs.prepare import (
     NOTHING_GIVEN,
@@ -84,6 +84,7 @@ def run(
     doubts = look_at_inputs(job, session)
     teacher, about = make_teacher(job, session, given)
     doubts += look_at_teacher(job, teacher, about, session)
+    doubts += inherited(about, doubts)
     seconds["teacher"] = seconds.get("teacher", 0.0) + time.perf_counter() - begun
     with _alone(job.folder, session, wait):
         if not force and (made := _made(job.folder, session)):
@@ -213,6 +214,7 @@ def _made_member(
         "key": made.key,
         "n_train": made.n_train,
         "run": folder.path.name,
+        **({"doubts": made.doubts} if made.doubts else {}),
     }
 
 

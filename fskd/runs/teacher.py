@@ -14,7 +14,7 @@ from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
 from fskd.models.usable import check_kind
 from fskd.resolve import needs_teacher
-from fskd.runs.hashes import file_hash, weights_hash
+from fskd.runs.hashes import file_hash, held_hash, weights_hash
 from fskd.runs.networks import check_network, feature_net, seeded_network
 from fskd.teachers.base import Source
 from fskd.teachers.black_box import (
@@ -44,7 +44,9 @@ def given_hash(given: GivenTeacher) -> str:
     """What stands in the key for a teacher that was handed over; joined by ``+`` for several."""
     if nets := several(given):
         return "+".join(map(weights_hash, nets))
-    return function_hash(cast(Callable[..., Any], given))
+    known = function_hash(cast(Callable[..., Any], given))
+    held = held_hash(given)
+    return known if held is None else hashlib.sha256(f"{known} {held}".encode()).hexdigest()
 
 
 def files_hash(teacher: TeacherConfig, level: str) -> str | None:

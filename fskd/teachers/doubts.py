@@ -127,9 +127,14 @@ def _not_finite(finite: Tensor) -> list[str]:
     return [f"its outputs are NaN or infinite for {bad} of {len(finite)} images"] if bad else []
 
 
+def are_probabilities(logits: Tensor) -> bool:
+    """Whether rows look as a softmax leaves them."""
+    off = (logits.double().sum(1) - 1).abs()
+    return logits.shape[1] > 1 and bool((logits >= 0).all()) and bool((off <= SUM).all())
+
+
 def _probabilities(logits: Tensor) -> list[str]:
-    sums = logits.double().sum(1)
-    if logits.shape[1] < 2 or (logits < 0).any() or ((sums - 1).abs() > SUM).any():
+    if not are_probabilities(logits):
         return []
     return ["its outputs are probabilities (rows sum to one), not logits: drop the softmax"]
 

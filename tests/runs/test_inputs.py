@@ -1,6 +1,10 @@
 """Inputs as people have them: what is wrong is said before training, and the rest just works."""
 
+import copy
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,12 @@ from torch import nn
 import fskd
 from fskd.data.datasets.base import load
 from fskd.data.datasets.listing import readable
-from fskd.errors import DoubtWarning, SettingError
+from fskd.errors import DoubtWarning, FskdError, SettingError
 from fskd.models.catalog import build
-from fskd.models.checkpoint import load_weights, save_weights
+from fskd.models.checkpoint import load_weights, read_about, save_weights
 from fskd.results.store import Result
+from fskd.runs.hashes import held_hash
+from fskd.runs.images import about_images
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -104,10 +110,6 @@ def test_classes_in_another_order_are_refused(
     data, made = taught
     net = build("cnn_tiny", 10, 1)
     load_weights(net, made / "student.safetensors")
-    from dataclasses import replace
-
-    from fskd.runs.images import about_images
-
     images = load("digits").train
     swapped = replace(images, classes=("1", "0", *images.classes[2:]))
     save_weights(net, tmp_path / "w.safetensors", about_images(swapped, 0.9))
@@ -116,6 +118,125 @@ def test_classes_in_another_order_are_refused(
     code, _, errors = command(*given, folder=None)
     assert code == 2
     assert "teacher.checkpoint: weights of the classes 1, 0, 2, 3, 4" in errors
+
+
+def swapped_weights(made: Path, out: Path) -> None:
+    """Weights of digits whose outputs changed places, and which do not say so."""
+    net = build("cnn_tiny", 10, 1)
+    load_weights(net, made / "student.safetensors")
+    head = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    order = torch.tensor([*range(5, 10), *range(5)])
+    for value in (head.weight, head.bias):
+        value.data = value.data[order].clone()
+    save_weights(net, out)
+
+
+def test_one_wrong_member_of_several_is_seen(
+    taught: tuple[Path, Path], command: Command, tmp_path: Path
+) -> None:
+    data, made = taught
+    swapped_weights(made, tmp_path / "w.safetensors")
+    files = f"{made / 'student.safetensors'}+{tmp_path / 'w.safetensors'}"
+    given = options(data, tmp_path, "--teacher", "cnn_tiny+cnn_tiny", "--teacher-checkpoint", files)
+    code, _, errors = command(*given, folder=None)
+    assert code == 0, errors
+    (doubt,) = result_in(tmp_path).doubts
+    assert "cnn_tiny, number 2: its classes are in another order" in doubt
+
+
+def test_what_each_member_says_of_its_images_is_compared(
+    taught: tuple[Path, Path], command: Command, tmp_path: Path
+) -> None:
+    data, made = taught
+    about = read_about(made / "student.safetensors")
+    net = build("cnn_tiny", 10, 1)
+    load_weights(net, made / "student.safetensors")
+    other = {**about, "classes": json.dumps([str(i) for i in reversed(range(10))])}
+    save_weights(net, tmp_path / "w.safetensors", other)
+    files = f"{made / 'student.safetensors'}+{tmp_path / 'w.safetensors'}"
+    given = options(data, tmp_path, "--teacher", "cnn_tiny+cnn_tiny", "--teacher-checkpoint", files)
+    code, _, errors = command(*given, folder=None)
+    assert (code, "weights of the classes 9, 8" in errors) == (2, True), errors
+
+
+def test_settings_that_contradict_the_weights_are_a_doubt(
+    taught: tuple[Path, Path], command: Command, tmp_path: Path
+) -> None:
+    data, made = taught
+    file = str(made / "student.safetensors")
+    given = options(data, tmp_path, "--teacher", "cnn_tiny", "--teacher-checkpoint", file)
+    code, _, errors = command(*given, "--set", "data.mean=0.05", folder=None)
+    assert code == 0, errors
+    assert "normalised with mean [0] and std [1], these are with" in result_in(tmp_path).doubts[0]
+
+
+def test_own_data_are_normalised_as_the_weights_say(
+    taught: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, net = load("digits").train, build("cnn_tiny", 10, 1)
+    load_weights(net, taught[1] / "student.safetensors")
+    save_weights(net, tmp_path / "w.safetensors", about_images(images, None))
+    result = fskd.distill(
+        "cnn_tiny", "cnn_tiny", (images.images, images.targets), steps=1, out=tmp_path,
+        settings={"teacher": {"checkpoint": str(tmp_path / "w.safetensors")}},
+    )  # fmt: skip
+    told = json.loads(read_about(Path(result.path) / "student.safetensors")["mean"])
+    assert told == list(images.mean) != [0.0]
+
+
+def test_a_table_is_looked_at(command: Command, tmp_path: Path) -> None:
+    targets = load("digits").train.targets
+    probs = torch.full((len(targets), 10), 0.01)
+    probs[torch.arange(len(targets)), (targets + 1) % 10] = 0.91
+    np.savez(tmp_path / "table.npz", probs=probs.numpy())
+    table = f"teacher.table={tmp_path / 'table.npz'}"
+    arguments = ("--method", "kd", "--student", "cnn_tiny", "--steps", "1", "--set", table)
+    code, _, errors = command(*arguments, "--out", str(tmp_path), folder=None)
+    assert code == 0, errors
+    assert "its classes are in another order" in result_in(tmp_path).doubts[0]
+
+
+def test_an_average_says_what_it_was_trained_on(command: Command, tmp_path: Path) -> None:
+    arguments = ("--method", "ce", "--steps", "1", "--set", "optim.ema=0.5", "--out", str(tmp_path))
+    assert command(*arguments, folder=None)[0] == 0
+    (file,) = tmp_path.glob("*/ema.safetensors")
+    assert read_about(file)["mean"] == read_about(file.with_name("student.safetensors"))["mean"]
+
+
+def test_doubts_of_a_teachers_run_are_in_the_students_result(
+    taught: tuple[Path, Path], command: Command, tmp_path: Path
+) -> None:
+    data, made = taught
+    swapped_weights(made, tmp_path / "w.safetensors")
+    first = f"teacher.teacher={{name: cnn_tiny, checkpoint: {tmp_path / 'w.safetensors'}}}"
+    given = options(data, tmp_path, "--teacher", "cnn_tiny", "--method", "kd", "--set", first)
+    given += ["teacher.method=kd", "teacher.budget.steps=1", "data.mean=0", "data.std=1"]
+    code, _, errors = command(*given, folder=None)
+    assert code == 0, errors
+    (path,) = tmp_path.glob("*-20pct-*/result.json")
+    doubts = Result.from_json(path.read_text()).doubts
+    assert any("in the run of the teacher cnn_tiny: teacher: its" in line for line in doubts)
+
+
+def test_files_that_changed_are_read_again(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+
+    def more(numbers: range) -> None:
+        for name in "ab":
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            for i in numbers:
+                pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+
+    settings = {"data": {"root": str(tmp_path / "photos"), "image_size": 8, "cache_gib": 0}}
+    found = []
+    for numbers in (range(8), range(8, 16)):
+        more(numbers)
+        result = fskd.distill(
+            None, "cnn_tiny", "folder", method="ce", steps=1, fraction=1.0, settings=settings
+        )
+        found.append(result.n_train)
+    assert found == [12, 24]
 
 
 def test_what_was_stripped_from_weights_is_said(
@@ -228,6 +349,100 @@ class TestNetworksHandedOver:
         with pytest.raises(SettingError, match=r"optim\.batch_size: 1 .*batch norm"):
             self.run(self.net(), flat, settings={"optim": {"batch_size": 1}}, method="ce")
 
+    def test_what_is_computed_otherwise_is_another_run(self, tmp_path: Path) -> None:
+        class Scaled(nn.Module):
+            def __init__(self, net: nn.Module, scale: float) -> None:
+                super().__init__()
+                self.net, self.scale = net, scale
+                self.register_buffer("shift", torch.tensor(scale), persistent=False)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.net(x) * self.scale
+
+        class Shifted(Scaled):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.net(x) + self.shift
+
+        teacher, net = self.net(), self.net()
+        students = [Scaled(copy.deepcopy(net), scale) for scale in (1.0, 2.0)]
+        students += [Shifted(copy.deepcopy(net), scale) for scale in (1.0, 2.0)]
+        students.append(copy.deepcopy(students[0]))
+        for parameter in list(students[-1].parameters())[:2]:
+            parameter.requires_grad_(False)
+        kept = [parameter.clone() for parameter in list(students[-1].parameters())[:2]]
+        again = copy.deepcopy(students[0]).eval()
+        keys = [self.run(teacher, student, out=tmp_path).key for student in students]
+        assert len(set(keys)) == len(keys)
+        assert all(map(torch.equal, kept, students[-1].parameters()))
+        # What does not matter: the mode, and whether the teacher's weights are frozen.
+        assert self.run(teacher.requires_grad_(False), again, out=tmp_path).key == keys[0]
+
+    def test_what_a_black_box_holds_is_in_the_key(self, tmp_path: Path) -> None:
+        net = self.net().eval()
+
+        def scaled(x: torch.Tensor, scale: float) -> torch.Tensor:
+            return (net(x) * scale).softmax(1)
+
+        class Box:
+            def __init__(self, scale: float) -> None:
+                self.scale = scale
+
+            def __call__(self, x: torch.Tensor) -> torch.Tensor:
+                return scaled(x, self.scale)
+
+        def key(box: Any) -> str:
+            more: dict[str, Any] = {"method": "kd", "steps": 1, "out": tmp_path}
+            return fskd.distill(box, "cnn_tiny", self.data, **more).key
+
+        boxes = [partial(scaled, scale=1.0), partial(scaled, scale=2.0), Box(1.0), Box(2.0)]
+        keys, before = [key(box) for box in boxes], held_hash(scaled)
+        assert len(set(keys)) == len(keys)
+        assert key(Box(1.0)) == keys[2]
+        with torch.no_grad():
+            net[0].weight.mul_(2)
+        assert held_hash(scaled) != before
+
+    def test_a_compiled_student_gets_what_was_learnt(self, tmp_path: Path) -> None:
+        net = self.net()
+        result = self.run(self.net(), torch.compile(net, backend="eager"), out=tmp_path)
+        saved = safetensors.torch.load_file(Path(result.path) / "student.safetensors")
+        assert all(torch.equal(saved[name], value) for name, value in net.state_dict().items())
+
+    def test_students_that_cannot_learn_are_one_line(self) -> None:
+        class Made(nn.Module):
+            def __init__(
+                self, net: nn.Module, made: Callable[[torch.Tensor], torch.Tensor]
+            ) -> None:
+                super().__init__()
+                self.net, self.made = net, made
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.made(self.net(x))
+
+        class Stated(nn.Sequential):
+            def get_extra_state(self) -> dict[str, int]:
+                return {"calls": 1}
+
+            def set_extra_state(self, state: object) -> None: ...
+
+        with pytest.raises(SettingError, match="outputs have no gradient"):
+            self.run(self.net(), Made(self.net(), torch.detach))
+        with pytest.raises(SettingError, match="extra state"):
+            self.run(self.net(), Stated(self.net()))
+        self.run(Stated(self.net()), self.net())
+        lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+        for teacher, student in ((lazy, self.net()), (self.net(), lazy)):
+            with pytest.raises(SettingError, match="shape of its LazyLinear is not known"):
+                self.run(teacher, student)
+        soft = Made(self.net(), lambda x: x.softmax(1))
+        with pytest.warns(DoubtWarning, match="student's outputs are probabilities"):
+            self.run(self.net(), soft)
+
+    def test_a_teacher_is_either_handed_over_or_named(self) -> None:
+        settings = {"teacher": {"checkpoint": "w.pth"}}
+        with pytest.raises(SettingError, match=r"teacher\.checkpoint: 'w\.pth' .*handed over"):
+            self.run(self.net(), self.net(), settings=settings)
+
     def test_several_outputs(self) -> None:
         class Two(nn.Module):
             def __init__(self, net: nn.Module) -> None:
@@ -259,6 +474,18 @@ class TestNetworksHandedOver:
         with pytest.warns(DoubtWarning, match="outputs are probabilities"):
             result = self.run(Soft(self.net()), self.net())
         assert any("probabilities" in line for line in result.doubts)
+
+    def test_a_finished_run_is_as_doubtful_as_when_it_was_made(self, tmp_path: Path) -> None:
+        def again(**more: Any) -> Result:
+            torch.manual_seed(0)
+            data = (self.data[0][:1].expand(48, -1, -1, -1), self.data[1])
+            return fskd.distill(None, self.net(), data, method="ce", steps=1, out=tmp_path, **more)
+
+        for _ in range(2):
+            with pytest.warns(DoubtWarning):
+                assert again().doubts
+        with pytest.raises(FskdError, match="--strict"):
+            again(settings={"runtime": {"strict": True}})
 
     def test_share_and_order_of_own_data(self) -> None:
         images, _ = self.data
