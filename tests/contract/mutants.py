@@ -131,6 +131,33 @@ MUTANTS = (
            " in teachers]).mean(0), dim=1)]"),
     Mutant("meal_v2", "origins swapped", "target[: len(student), 0] = target[len(student) :, 1]",
            "target[: len(student), 1] = target[len(student) :, 0]"),
+    Mutant("logits_mse", "labels count", "ce_weight: float = Field(0.0", "ce_weight: float = "
+           "Field(1.0"),
+    Mutant("logits_mse", "generated rows ignored", "needs = Needs(exact", 'rows = "real"\n    needs'
+           " = Needs(exact"),
+    Mutant("logits_mse", "a black box will do", "Needs(exact_logits=True)", "Needs()"),
+    Mutant("dkd", "weights swapped", "own.target_weight * ramp", "own.non_target_weight * ramp"),
+    Mutant("dkd", "ramp backwards", "min(fraction / own.warmup, 1.0)",
+           "1 - min(fraction / own.warmup, 1.0)"),
+    Mutant("dkd", "terms swapped", "dkd_loss(*given, 1.0, 0.0)", "dkd_loss(*given, 0.0, 1.0)"),
+    Mutant("dkd", "generated rows as real ones", 'rows = "real"', 'rows = "base"'),
+    Mutant("dkd", "temperature ignored", "step.batch.targets, own.temperature",
+           "step.batch.targets, 4.0"),
+    Mutant("eskd", "teacher never left", ', objective=frozenset({"ce"}), restart', ", restart"),
+    Mutant("eskd", "rate begins anew", ", restart=False", ""),
+    Mutant("eskd", "shares swapped", 'Phase("followed", stop)', 'Phase("followed", 1 - stop)'),
+    Mutant("tfkd_self", "weights swapped", "own.reg_weight * own.multiplier",
+           "(1 - own.reg_weight) * own.multiplier"),
+    Mutant("tfkd_self", "mean over rows only", " / logits.shape[1])", ")"),
+    Mutant("tfkd_self", "not in the divisor", 'unit = frozenset({"tfkd_self"})',
+           "unit = frozenset()"),
+    Mutant("ls", "smoothing lost", "label_smoothing: float", "label_smooth: float"),
+    Mutant("ls", "spread over all classes", "label_smoothing * classes / (classes - 1)",
+           "label_smoothing", "losses/targets.py"),
+    Mutant("mixupkd", "labels not mixed", "mixed_weight: float", "mixing_weight: float"),
+    Mutant("mixupkd", "real rows kept", '"share": 1.0', '"share": 0.5'),
+    Mutant("cutmixkd", "own partner", '"pairs": "no_self"', '"pairs": "all"'),
+    Mutant("cutmixkd", "other points", '"cutmix"\n', '"mixup"\n'),
 )  # fmt: skip
 
 
