@@ -158,6 +158,13 @@ MUTANTS = (
     Mutant("mixupkd", "real rows kept", '"share": 1.0', '"share": 0.5'),
     Mutant("cutmixkd", "own partner", '"pairs": "no_self"', '"pairs": "all"'),
     Mutant("cutmixkd", "other points", '"cutmix"\n', '"mixup"\n'),
+    Mutant("okddip", "targets detached", "at_least_float32(target)",
+           "at_least_float32(target.detach())"),
+    Mutant("okddip", "ramp of the wrong sign", "math.exp(-5 *", "math.exp(5 *"),
+    Mutant("okddip", "queries for keys", "self.key(embeddings)", "self.query(embeddings)"),
+    Mutant("okddip", "labels for one branch", 'return "student", *self.roles',
+           'return ("student",)'),
+    Mutant("okddip", "attention over the wrong axis", ".softmax(2)", ".softmax(1)"),
 )  # fmt: skip
 
 
