@@ -16,6 +16,7 @@ class LS(Method):
     1512.00567; with e = 0.1 on the wrong classes as the control of Yuan et al., *Revisiting
     Knowledge Distillation via Label Smoothing Regularization*, CVPR 2020, arXiv 1909.11723 (Szegedy
     et al. spread it over all K). It is ``ce`` with that setting, under a name of its own.
+    At most a half is smoothed, where two classes are alike.
     """
 
     class Settings(BareSettings):
