@@ -323,6 +323,13 @@ def check_tfkd_reg(case: Case) -> None:
     run(method, case, case["logits_s"])
 
 
+def check_tfkd_self(case: Case) -> None:
+    """Labels and the earlier copy, through the method; the code averages over classes, too."""
+    settings = {"reg_weight": case.hp("alpha"), "temperature": case.hp("temperature")}
+    method = joint("tfkd_self", multiplier=case.hp("multiplier"), **settings)
+    run(method, case, case["logits_s"], case["logits_t"])
+
+
 def check_pe_step(case: Case) -> None:
     """KD+ with weight 1 on the mixed rows."""
     settings = {name: float(case.hp(name)) for name in ("ce_weight", "kd_weight")}

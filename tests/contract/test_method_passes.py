@@ -18,7 +18,7 @@ from fskd.methods.base import Method, Step
 from fskd.types import TAPS, Outputs
 
 # Losses whose targets are meant to get a gradient, and why.
-UNDETACHED: dict[str, str] = {}
+UNDETACHED = {"okddip": "queries and keys learn through the targets only"}
 # Losses that take a target, by their second argument.
 TARGETED = ("kl_div", "mse_loss", "smooth_l1_loss", "l1_loss", "cross_entropy", "huber_loss")
 
