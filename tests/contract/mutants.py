@@ -70,6 +70,8 @@ MUTANTS = (
            "dtype=torch.float64"),
     Mutant("crd", "wrong width", "nn.Linear(shapes.student.embedding[0], dim)",
            "nn.Linear(shapes.known.embedding[0], dim)"),
+    Mutant("crd", "negatives of the own class", "(len(targets) - own)", "len(targets)"),
+    Mutant("crd", "one class accepted", "n_classes > 1", "n_classes > 0"),
     Mutant("dml", "peers not detached", "kl_divergence(logits[i], logits[j], 1.0)",
            "__import__('torch').nn.functional.kl_div(logits[i].log_softmax(1), logits[j]"
            ".softmax(1), reduction='batchmean')"),
@@ -102,7 +104,8 @@ MUTANTS = (
            '"kernel": 0.02, "differences": 100.0'),
     Mutant("cc", "teacher's map frozen", "self.embed_teacher(theirs))",
            "self.embed_teacher(theirs).detach())"),
-    Mutant("cc", "weight of 0 taken for none", "if own.weight is None else", "if not own.weight else"),
+    Mutant("cc", "weight of 0 taken for none", "if own.weight is None else",
+           "if not own.weight else"),
     Mutant("pkt", "divergence the other way", "(p * ((p + EPS).log() - (q + EPS).log()))",
            "(q * ((q + EPS).log() - (p + EPS).log()))"),
     Mutant("pkt", "sum over rows", "(q + EPS).log())).mean()", "(q + EPS).log())).sum(1).mean()"),
