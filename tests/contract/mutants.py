@@ -72,6 +72,12 @@ MUTANTS = (
            "nn.Linear(shapes.known.embedding[0], dim)"),
     Mutant("crd", "negatives of the own class", "(len(targets) - own)", "len(targets)"),
     Mutant("crd", "one class accepted", "n_classes > 1", "n_classes > 0"),
+    Mutant("codistillation", "follows itself, too", "(probs.sum(0) - probs)", "probs.sum(0)"),
+    Mutant("codistillation", "old predictions overwritten first", "before, seen = self.past[:,"
+           " indices], self.known[indices]", "before, seen = probs, self.known[indices]"),
+    Mutant("codistillation", "peers not detached", "probs = probs.detach()", "probs = probs"),
+    Mutant("codistillation", "no burn-in", "step.progress.fraction < self.settings.burn_in",
+           "step.progress.fraction < 0"),
     Mutant("dml", "peers not detached", "kl_divergence(logits[i], logits[j], 1.0)",
            "__import__('torch').nn.functional.kl_div(logits[i].log_softmax(1), logits[j]"
            ".softmax(1), reduction='batchmean')"),
@@ -93,8 +99,8 @@ MUTANTS = (
     Mutant("sp", "first stage for the last", "step.student.stages[-1], step.teacher.stages[-1]",
            "step.student.stages[0], step.teacher.stages[0]"),
     Mutant("sp", "target not detached", "similarities(teacher.detach())", "similarities(teacher)"),
-    Mutant("sp", "columns normalised", "return unit_rows(gram(vectors / scale.clamp(min=1e-12)))",
-           "return unit_rows(gram(vectors / scale.clamp(min=1e-12))).T"),
+    Mutant("sp", "maps normalised, not rows", "unit_rows(gram(vectors / scale.clamp(min=1e-12)))",
+           "gram(unit_rows(vectors))"),
     Mutant("sp", "rows of zeros with a gradient", "torch.where(known, vectors, 0.0)", "vectors",
            "losses/similarities.py"),
     Mutant("cc", "target not detached", "taylor_kernel(teacher.detach(), gamma",
