@@ -47,6 +47,11 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    Mutant("afd", "judges deceived, too", "p.detach() for name", "p for name"),
+    Mutant("afd", "judges take sides", "(1 - real).square() + fake.square()",
+           "real.square() + (1 - fake).square()"),
+    Mutant("afd", "students learn to be told apart", "maps[i].detach())))", "maps[i])))"),
+    Mutant("afd", "judged by the students", 'by="discriminators")', 'by="main")'),
     Mutant("at", "stem dropped twice", "step.student.stages, step.teacher.stages, own.power",
            "step.student.stages[1:], step.teacher.stages[1:], own.power"),
     Mutant("at", "power ignored", "loss, own.weight)", "loss * 0 + attention_transfer(step.student."
