@@ -71,13 +71,13 @@ class AFD(Method):
     and i+1 the next of the students in a circle. All start afresh; no teacher.
 
     Chung, Park, Kim and Kwak, *Feature-map-level Online Adversarial Knowledge Distillation*, ICML
-    2020, arXiv 2002.01775 (not the attention-based AFD); no public code. Differences: the paper minimises the deceit in
-    each student by a second, much slower optimiser (Adam); here a network has one, and a weight of
-    0.1 makes the deceit slower. Sizes of A and D are ours; D sees either student's maps as a batch
-    of its own, so its batch norm hides means and scales. Students are updated together, and are
-    all built like the first. The discriminators alone have Adam. Label and mutual terms enter the
-    divisor of the total. Generated rows enter all but labels; with one row, which batch norm cannot
-    normalise, own terms are left out.
+    2020, arXiv 2002.01775 (not the attention-based AFD); no public code. Differences: the paper
+    minimises the deceit in each student by a second, much slower optimiser (Adam); here a network
+    has one, and a weight of 0.1 makes the deceit slower. Sizes of A and D are ours; D sees either
+    student's maps as a batch of its own, so its batch norm hides means and scales. Students are
+    updated together, and are all built like the first. The discriminators alone have Adam. Label
+    and mutual terms enter the divisor of the total. Generated rows enter all but labels; with one
+    row, which batch norm cannot normalise, own terms are left out.
     """
 
     class Settings(BareSettings):

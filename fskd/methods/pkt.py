@@ -54,9 +54,9 @@ class PKT(Method):
     Passalis and Tefas, *Learning Deep Representations with Probabilistic Knowledge Transfer*, ECCV
     2018, arXiv 1803.10837. As in the authors' code and the CRD benchmark (Tian et al., ICLR 2020),
     whose weight this is, a row is a neighbour of itself and the mean is over B^2, not a sum over
-    rows; ``diagonal=false`` leaves it out, as the paper's conditional probabilities (i != j) do.
-    An embedding of length 0 is equally
-    near to all. Generated rows are used like real ones; with one row the term is left out.
+    rows; ``diagonal=false`` leaves it out, as the paper's conditional probabilities (i != j) do. An
+    embedding of length 0 is equally near to all. Generated rows are used like real ones; with one
+    row the term is left out.
     """
 
     class Settings(MethodSettings):
