@@ -29,10 +29,13 @@ from fskd.losses.targets import (
 )
 from fskd.methods.at import attention_transfer
 from fskd.methods.base import Method
+from fskd.methods.cc import correlation_loss
 from fskd.methods.compose import Joint
 from fskd.methods.crd import CRD
 from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
+from fskd.methods.pkt import transfer_loss
+from fskd.methods.sp import similarity_loss
 from fskd.methods.sskd import SSKD, head_loss
 from fskd.types import Batch, Outputs
 
@@ -213,6 +216,56 @@ def check_rkd(case: Case) -> None:
     for name in ("dist", "angle"):
         if name in case.groups["out"]:
             case.close(terms[f"rkd_{name}"], name)
+
+
+def check_sp(case: Case) -> None:
+    """Similarities of the last stage."""
+    case.loss(similarity_loss(case["feat_s_0"], case["feat_t_0"]))
+
+
+def check_cc_rbf(case: Case) -> None:
+    """The kernel of the paper."""
+    options = float(case.hp("gamma")), int(case.hp("P"))
+    case.loss(correlation_loss(case["emb_s"], case["emb_t"], *options))
+
+
+def check_cc_crdcode(case: Case) -> None:
+    """The differences of the CRD benchmark, with recorded linear maps."""
+    student, teacher = case["emb_s"], case["emb_t"]
+    ours = {"embed_s.linear": "embed_student", "embed_t.linear": "embed_teacher"}
+
+    def rename(group: str) -> dict[str, Tensor]:
+        parts = {key: key.rpartition(".") for key in case.groups[group]}
+        return {f"{ours[a]}.{b}": case.groups[group][key] for key, (a, _, b) in parts.items()}
+
+    params = rename("param")
+    case.groups["gradp"] = rename("gradp")
+    nets = net(4, student.shape[1]), net(4, teacher.shape[1])
+    dim = len(params["embed_student.bias"])
+    method = joint("cc", shapes(*nets), form="differences", weight=1, feat_dim=dim, ce_weight=0)
+    alone(method.double()).load_state_dict(params)
+    rows = len(student)
+    outputs = Outputs(torch.zeros(rows, 4).double(), student), Outputs(None, teacher)
+    run(method, case, *outputs, batch(torch.zeros(rows, dtype=torch.long)))
+
+
+def check_pkt(case: Case) -> None:
+    """Neighbours, each row its own included."""
+    assert case.hp("eps") == 1e-7
+    case.loss(transfer_loss(case["emb_s"], case["emb_t"]))
+
+
+def check_irg(case: Case) -> None:
+    """Vertices, edges and transformations, through the method."""
+    names = {"vert": "vertex", "edge": "edge", "tran": "transform"}
+    weights = {f"{ours}_weight": case.hp(f"w_{name}") for name, ours in names.items()}
+    nets = [Outputs(case[f"logits_{x}"], case[f"emb_{x}"], case.stages(f"feat_{x}")) for x in "st"]
+    maps = [tuple(tuple(one.shape[1:]) for one in each.stages) for each in nets]
+    method = joint("irg", shapes(*(net(7, 1, one) for one in maps)), ce_weight=0.0, **weights)
+    rows = len(case["logits_s"])
+    terms = run(method, case, *nets, batch(torch.zeros(rows, dtype=torch.long)))
+    for name, ours in names.items():
+        case.close(terms[f"irg_{ours}"], name)
 
 
 def check_crd(case: Case) -> None:

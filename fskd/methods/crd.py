@@ -51,7 +51,9 @@ def contrastive_loss(scores: Float[Tensor, "batch options"], n_train: int) -> Fl
     """
     noise = (scores.shape[1] - 1) / n_train
     positive, negatives = scores[:, 0], scores[:, 1:]
-    log_positive = positive.log() - (positive + noise + EPS).log()
+    # A positive that is 0 in float32, with a small tau, has the least logarithm and no gradient.
+    log_positive = positive.clamp(min=torch.finfo(positive.dtype).tiny).log()
+    log_positive = log_positive - (positive + noise + EPS).log()
     log_negative = math.log(noise) - (negatives + noise + EPS).log()
     return -(log_positive + log_negative.sum(1)).mean()
 
@@ -96,7 +98,9 @@ class CRD(Method):
     Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, arXiv
     1910.10699. Positions are those within the training subset. Negatives are drawn with replacement
     (the authors' code replaces only where there are too few), from (seed, step), so that a resumed
-    run repeats the uninterrupted one. Generated rows have no position and enter the KD term only.
+    run repeats the uninterrupted one. So K may exceed the subset, K/n included, and one image of
+    another class is enough; a subset of one class is refused. Generated rows have no position and
+    enter the KD term only. With tau below 0.02 exp(1/tau) leaves little of float32: refused.
     """
 
     class Settings(MethodSettings):
@@ -105,7 +109,7 @@ class CRD(Method):
         weight: float = Field(0.8, ge=0)
         feat_dim: int = Field(128, gt=0)
         n_negatives: int = Field(16384, gt=0)
-        tau: float = Field(0.07, gt=0)
+        tau: float = Field(0.07, ge=0.02)
         momentum: float = Field(0.5, ge=0, le=1)
 
     settings: Settings

@@ -139,6 +139,52 @@ def test_resume_repeats() -> None:
     assert not torch.equal(method.candidates(batch, 0), other.candidates(batch, 0))
 
 
+SUBSETS = {
+    "two images": [0, 1],
+    "a class with one image": [0, 0, 0, 1],
+    "a class that is not there": [3, 0, 0, 3, 1],
+    "one image of each class": [2, 0, 1, 3],
+    "two classes": [1, 0, 1, 1, 0, 0],
+}
+
+
+@pytest.mark.parametrize("targets", SUBSETS.values(), ids=SUBSETS.keys())
+def test_any_subset(targets: list[int]) -> None:
+    """Far more negatives than images: each of another class, loss and gradients finite."""
+    classes = torch.tensor(targets)
+    of = SHAPES._replace(n_train=len(targets), targets=classes)
+    method, n = make(of, feat_dim=DIM), len(targets)
+    assert method.settings.model_dump()["n_negatives"] == 16384
+    rows_ = Batch(torch.zeros(n, 1, 2, 2), classes, torch.arange(n))
+    candidates = method.candidates(rows_, 0)
+    assert torch.equal(candidates[:, 0], rows_.indices)
+    assert (classes[candidates[:, 1:]] != classes[:, None]).all()
+    for row, label in zip(candidates[:, 1:], targets, strict=True):
+        assert len(row.unique()) == int((classes != label).sum())  # each of them is drawn
+    student, teacher = (Outputs(embedding=rows(n, 5, i).float()) for i in (1, 2))
+    for _ in range(3):
+        loss = method.terms(step_of(rows_, student=student, teacher=teacher))["crd"].value
+        loss.backward()
+        assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in method.parameters())
+
+
+@pytest.mark.parametrize("tau", [0.02, 1e3])
+@pytest.mark.parametrize("factor", [0.0, 1e-12, 1e12])
+def test_extreme_values(tau: float, factor: float) -> None:
+    """Any length of the embeddings, and the least and a large temperature, in float32."""
+    method = alone(joint("crd", SHAPES, **SETTINGS, tau=tau))
+    assert isinstance(method, CRD)
+    student = (factor * rows(4, 5)).float().requires_grad_()
+    candidates = torch.arange(8).view(4, 2)
+    loss = method.contrast(student, rows(4, 5, 1).float(), torch.arange(4), candidates)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+    with pytest.raises(ValueError, match="tau"):
+        CRD.Settings(tau=0.01)
+
+
 def test_one_class_is_refused() -> None:
     """Without another class there are no negatives."""
     of = SHAPES._replace(targets=torch.zeros(N, dtype=torch.long))
