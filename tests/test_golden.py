@@ -33,6 +33,7 @@ from fskd.methods.compose import Joint
 from fskd.methods.crd import CRD
 from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
+from fskd.methods.nst import selectivity_loss
 from fskd.methods.sskd import SSKD, head_loss
 from fskd.types import Batch, Outputs
 
@@ -174,6 +175,14 @@ def check_at(case: Case) -> None:
         ]
         case.close(torch.stack(parts), "parts")
     case.loss(attention_transfer(student, teacher, float(case.hp("p"))))
+
+
+def check_nst(case: Case) -> None:
+    """Discrepancies of channels, stage by stage and summed."""
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    parts = [selectivity_loss([s], [t]) for s, t in zip(student, teacher, strict=True)]
+    case.close(torch.stack(parts), "parts")
+    case.loss(selectivity_loss(student, teacher))
 
 
 def check_fitnet(case: Case) -> None:
