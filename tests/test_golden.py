@@ -27,6 +27,7 @@ from fskd.losses.targets import (
     logits_mse,
     mixed_cross_entropy,
 )
+from fskd.methods.ab import AB, boundary_costs, boundary_loss
 from fskd.methods.at import attention_transfer
 from fskd.methods.base import Method
 from fskd.methods.compose import Joint
@@ -209,6 +210,44 @@ def check_fsp(case: Case) -> None:
     parts = [flow_loss(student[i : i + 2], teacher[i : i + 2]) for i in pairs]
     case.close(torch.stack(parts), "parts")
     case.loss(flow_loss(student, teacher))
+
+
+def check_ab(case: Case) -> None:
+    """Boundaries through recorded connectors, stage by stage and summed."""
+    student, teacher = case.stages("pre_s"), case.stages("pre_t")
+    nets = (net(10, stages=tuple(tuple(x.shape[1:]) for x in one)) for one in (student, teacher))
+    method = joint("ab", shapes(*nets), margin=case.hp("margin")).double()
+    own = alone(method)
+    assert isinstance(own, AB)
+
+    def rename(group: str) -> dict[str, Tensor]:
+        found = {}
+        for key, value in case.groups[group].items():
+            key = key.removeprefix("connector.")
+            found[key.replace(".conv.", ".0.").replace(".bn.", ".1.")] = value
+        return found
+
+    assert own.load_state_dict(rename("param"), strict=False).unexpected_keys == []
+    case.groups["gradp"] = rename("gradp")
+    guesses = [one(s) for one, s in zip(own.connectors, student, strict=True)]
+    pairs = zip(guesses, teacher, strict=True)
+    scale = case.hp("scale") / len(student[0])
+    case.close(
+        torch.stack([
+            scale * 2.0 ** (i - len(student) + 1) * boundary_costs(s, t).sum()
+            for i, (s, t) in enumerate(pairs)
+        ]),
+        "parts",
+    )  # fmt: skip
+    nets = {"student": Outputs(pre=tuple(student)), "teacher": Outputs(pre=tuple(teacher))}
+    terms = speak(method, nets, batch(len(student[0])), "ab")
+    case.loss(weighted(terms), own)
+
+
+def check_ab_mean(case: Case) -> None:
+    """The mean over elements of one stage."""
+    maps = case.stages("pre_s"), case.stages("pre_t")
+    case.loss(boundary_loss(*maps, case.hp("margin"), "mean"))
 
 
 def check_rkd(case: Case) -> None:

@@ -14,7 +14,8 @@ from fskd.methods.words import Needs, Term, Terms, student, teacher
 
 
 def mean_kernel(
-    first: Float[Tensor, "batch channels_1 pixels"], second: Float[Tensor, "batch channels_2 pixels"]
+    first: Float[Tensor, "batch channels_1 pixels"],
+    second: Float[Tensor, "batch channels_2 pixels"],
 ) -> Float[Tensor, ""]:
     """Mean of (u.v)^2 over rows and all pairs of a channel of the first and one of the second.
 
