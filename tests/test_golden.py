@@ -34,6 +34,7 @@ from fskd.methods.compose import Joint
 from fskd.methods.crd import CRD
 from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
+from fskd.methods.ft import FT, factor_loss
 from fskd.methods.nst import selectivity_loss
 from fskd.methods.sskd import SSKD, head_loss
 from fskd.types import Batch, Outputs
@@ -248,6 +249,55 @@ def check_ab_mean(case: Case) -> None:
     """The mean over elements of one stage."""
     maps = case.stages("pre_s"), case.stages("pre_t")
     case.loss(boundary_loss(*maps, case.hp("margin"), "mean"))
+
+
+def factors(case: Case, student: Tensor | None, teacher: Tensor, **settings: Any) -> Joint:
+    """Factor transfer between stages of these shapes, with recorded weights."""
+    nets = [net(10, stages=(tuple(x.shape[1:]),)) for x in (teacher, teacher)]
+    if student is not None:
+        nets[0] = net(10, stages=(tuple(student.shape[1:]),))
+    method = joint("ft", shapes(*nets), factor_ratio=case.hp("k"), ce_weight=0.0, **settings)
+    method.double()
+
+    def rename(group: str) -> dict[str, Tensor]:
+        found = {}
+        for key, value in case.groups[group].items():
+            own, part, number, name = key.split(".")
+            if own == "translator":
+                found[f"translator.{number}.{name}"] = value
+            else:  # without batch norms there are two layers instead of three
+                found[f"{own}.{part}.{int(number) * 2 // 3}.{name}"] = value
+        return found
+
+    assert alone(method).load_state_dict(rename("param"), strict=False).unexpected_keys == []
+    case.groups["gradp"] = rename("gradp")
+    return method
+
+
+def check_ft_crdcode(case: Case) -> None:
+    """The benchmark's form, through paraphraser and translator."""
+    student, teacher = case["feat_s_0"], case["feat_t_0"]
+    kind = {1: "l1", 2: "mse"}[case.hp("p2")]
+    settings = {"factor": "attention", "distance": kind, "weight": 1.0}
+    method = factors(case, student, teacher, **settings)
+    logits = torch.zeros(len(student), 10, dtype=torch.float64)
+    run(method, case, Outputs(logits, stages=(student,)), Outputs(stages=(teacher,)), batch(4))
+
+
+def check_ft_official(case: Case) -> None:
+    """The authors' form, of recorded factors."""
+    case.loss(factor_loss(case["factor_s"], case["factor_t"]))
+
+
+def check_ft_paraphraser(case: Case) -> None:
+    """The first phase, with the benchmark's squares."""
+    maps = case["feat_t_0"]
+    method = factors(case, None, maps, reconstruction="mse")
+    own = alone(method)
+    assert isinstance(own, FT)
+    case.close(own.paraphraser.encoder(maps), "factor")
+    nets = {"teacher": Outputs(stages=(maps,))}
+    case.loss(weighted(speak(method, nets, batch(len(maps)), "paraphraser")), own)
 
 
 def check_rkd(case: Case) -> None:
