@@ -35,6 +35,7 @@ from fskd.methods.crd import CRD
 from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
 from fskd.methods.ft import FT, factor_loss
+from fskd.methods.kdsvd import correlation_loss
 from fskd.methods.nst import selectivity_loss
 from fskd.methods.sskd import SSKD, head_loss
 from fskd.types import Batch, Outputs
@@ -298,6 +299,21 @@ def check_ft_paraphraser(case: Case) -> None:
     case.close(own.paraphraser.encoder(maps), "factor")
     nets = {"teacher": Outputs(stages=(maps,))}
     case.loss(weighted(speak(method, nets, batch(len(maps)), "paraphraser")), own)
+
+
+def check_kdsvd(case: Case) -> None:
+    """Directions of channels, pair by pair and summed."""
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    k, pairs = case.hp("k"), range(len(student) - 1)
+    parts = [correlation_loss(student[i : i + 2], teacher[i : i + 2], k) for i in pairs]
+    case.close(torch.stack(parts), "parts")
+    case.loss(correlation_loss(student, teacher, k))
+
+
+def check_kdsvd_mdcode(case: Case) -> None:
+    """Directions of image columns, which the reference finds in float32."""
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    case.loss(correlation_loss(student, teacher, case.hp("k"), "columns"))
 
 
 def check_rkd(case: Case) -> None:
