@@ -35,6 +35,7 @@ from fskd.methods.crd import CRD
 from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
 from fskd.methods.ft import FT, factor_loss
+from fskd.methods.jacobian import jacobian_loss, slopes
 from fskd.methods.kdsvd import correlation_loss
 from fskd.methods.nst import selectivity_loss
 from fskd.methods.sskd import SSKD, head_loss
@@ -314,6 +315,30 @@ def check_kdsvd_mdcode(case: Case) -> None:
     """Directions of image columns, which the reference finds in float32."""
     student, teacher = case.stages("feat_s"), case.stages("feat_t")
     case.loss(correlation_loss(student, teacher, case.hp("k"), "columns"))
+
+
+def check_jacobian(case: Case) -> None:
+    """Recorded networks; gradients of second order in the student's weights."""
+    image, labels = case["image"].requires_grad_(True), case["labels"]
+    weights = {
+        key: value.requires_grad_(key.startswith("student"))
+        for key, value in case.groups["param"].items()
+    }
+
+    def logits(net: str) -> Tensor:
+        first, second = ((weights[f"{net}.{i}.weight"], weights[f"{net}.{i}.bias"])
+                         for i in ("l1", "l2"))  # fmt: skip
+        linear = torch.nn.functional.linear
+        return linear(linear(image.flatten(1), *first).tanh(), *second)
+
+    ours = slopes(logits("student"), image, labels, differentiable=True)
+    loss = jacobian_loss(ours, slopes(logits("teacher"), image, labels), "element")
+    case.close(loss, "loss")
+    wanted = case.groups["gradp"]
+    found = torch.autograd.grad(loss, [weights[key] for key in wanted], allow_unused=True)
+    for grad, expected in zip(found, wanted.values(), strict=True):
+        actual = torch.zeros_like(expected) if grad is None else grad
+        torch.testing.assert_close(actual, expected, rtol=10 * case.rtol, atol=case.atol)
 
 
 def check_rkd(case: Case) -> None:

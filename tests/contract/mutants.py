@@ -100,6 +100,10 @@ MUTANTS = (
            "top.sum(1, keepdim=True) < 0, top, top)"),
     Mutant("kdsvd", "vectors without gradient", "top + within + beyond", "top"),
     Mutant("kdsvd", "not aligned in sign", "sign * student.gather", "student.gather"),
+    Mutant("jacobian", "no second order", "differentiable=True)", "differentiable=False)"),
+    Mutant("jacobian", "not normalised", "F.normalize(at_least_float32(found[: len(logits)])"
+           ".flatten(1), dim=1)", "at_least_float32(found[: len(logits)]).flatten(1)"),
+    Mutant("jacobian", "mean for sum", "loss * student.shape[1] if", "loss if"),
     Mutant("rkd", "target not detached", "angles(teacher.detach())", "angles(teacher)"),
     Mutant("rkd", "weights swapped", "distance_loss(*pair), self.settings.dist_weight",
            "distance_loss(*pair), self.settings.angle_weight"),
