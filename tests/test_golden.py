@@ -38,6 +38,7 @@ from fskd.methods.ft import FT, factor_loss
 from fskd.methods.jacobian import jacobian_loss, slopes
 from fskd.methods.kdsvd import correlation_loss
 from fskd.methods.nst import selectivity_loss
+from fskd.methods.reviewkd import ReviewKD
 from fskd.methods.sskd import SSKD, head_loss
 from fskd.types import Batch, Outputs
 
@@ -339,6 +340,33 @@ def check_jacobian(case: Case) -> None:
     for grad, expected in zip(found, wanted.values(), strict=True):
         actual = torch.zeros_like(expected) if grad is None else grad
         torch.testing.assert_close(actual, expected, rtol=10 * case.rtol, atol=case.atol)
+
+
+def check_reviewkd(case: Case) -> None:
+    """All levels with recorded fusions; the last stage is the pooled one."""
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    nets = [
+        net(10, maps[-1].shape[1], tuple(tuple(x.shape[1:]) for x in maps[:-1]))
+        for maps in (student, teacher)
+    ]
+    settings = {"max_width": case.hp("mid_channel"), "warmup": 0.0, "ce_weight": 0.0}
+    method = joint("reviewkd", shapes(*nets), **settings).double()
+    own = alone(method)
+    assert isinstance(own, ReviewKD)
+
+    def rename(group: str) -> dict[str, Tensor]:
+        return {
+            key.replace("abfs.", "levels.").replace("att_conv.0.", "attention."): value
+            for key, value in case.groups[group].items()
+        }
+
+    assert own.load_state_dict(rename("param"), strict=False).unexpected_keys == []
+    case.groups["gradp"] = rename("gradp")
+    pooled = [maps[-1].flatten(1) for maps in (student, teacher)]
+    logits = torch.zeros(len(student[0]), 10, dtype=torch.float64)
+    ours = Outputs(logits, pooled[0], stages=tuple(student[:-1]))
+    theirs = Outputs(None, pooled[1], pre=tuple(teacher[:-1]))
+    run(method, case, ours, theirs, batch(len(logits)))
 
 
 def check_rkd(case: Case) -> None:

@@ -104,6 +104,11 @@ MUTANTS = (
     Mutant("jacobian", "not normalised", "F.normalize(at_least_float32(found[: len(logits)])"
            ".flatten(1), dim=1)", "at_least_float32(found[: len(logits)]).flatten(1)"),
     Mutant("jacobian", "mean for sum", "loss * student.shape[1] if", "loss if"),
+    Mutant("reviewkd", "teacher behind the activation", "*theirs.pre[::-1]", "*[one.relu() for one"
+           " in theirs.pre[::-1]]"),
+    Mutant("reviewkd", "nothing handed on", "guess, deeper = level(s, deeper)",
+           "guess, deeper = level(s, None if deeper is None else 0 * deeper)"),
+    Mutant("reviewkd", "ramp of the wrong sign", "own.weight * ramp", "own.weight * (1 - ramp)"),
     Mutant("rkd", "target not detached", "angles(teacher.detach())", "angles(teacher)"),
     Mutant("rkd", "weights swapped", "distance_loss(*pair), self.settings.dist_weight",
            "distance_loss(*pair), self.settings.angle_weight"),
