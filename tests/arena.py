@@ -217,11 +217,19 @@ def own_terms(arena: Arena, terms: Mapping[str, Term]) -> dict[str, Term]:
     return {n: term for n, term in terms.items() if n not in ("ce", "kd", "generated", "mixed")}
 
 
-def leaves(given: Sequence[Given]) -> list[Given]:
-    """The same values as leaves that want a gradient."""
+def leaves(given: Sequence[Given], keep: bool = False) -> list[Given]:
+    """The same values as leaves that want a gradient.
+
+    Args:
+        given: What the runs of a step gave.
+        keep: Whether they keep their graph to the images, where a method differentiates by those.
+    """
 
     def leaf(x: Any) -> Any:
         if isinstance(x, Tensor):
+            if keep and x.requires_grad:
+                x.retain_grad()
+                return x
             return x.detach().clone().requires_grad_(True)
         return tuple(leaf(one) for one in x) if isinstance(x, tuple) else x
 

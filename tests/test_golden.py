@@ -27,6 +27,7 @@ from fskd.losses.targets import (
     logits_mse,
     mixed_cross_entropy,
 )
+from fskd.methods.ab import AB, boundary_costs, boundary_loss
 from fskd.methods.at import attention_transfer
 from fskd.methods.base import Method
 from fskd.methods.cc import correlation_loss
@@ -36,6 +37,11 @@ from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
 from fskd.methods.pkt import transfer_loss
 from fskd.methods.sp import similarity_loss
+from fskd.methods.ft import FT, factor_loss
+from fskd.methods.jacobian import jacobian_loss, slopes
+from fskd.methods.kdsvd import correlation_loss
+from fskd.methods.nst import selectivity_loss
+from fskd.methods.reviewkd import ReviewKD
 from fskd.methods.sskd import SSKD, head_loss
 from fskd.types import Batch, Outputs
 
@@ -179,6 +185,14 @@ def check_at(case: Case) -> None:
     case.loss(attention_transfer(student, teacher, float(case.hp("p"))))
 
 
+def check_nst(case: Case) -> None:
+    """Discrepancies of channels, stage by stage and summed."""
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    parts = [selectivity_loss([s], [t]) for s, t in zip(student, teacher, strict=True)]
+    case.close(torch.stack(parts), "parts")
+    case.loss(selectivity_loss(student, teacher))
+
+
 def check_fitnet(case: Case) -> None:
     """Hint loss through the regressor, with recorded weights and batch statistics."""
     student, teacher = case["feat_s_0"], case["feat_t_0"]
@@ -203,6 +217,159 @@ def check_fsp(case: Case) -> None:
     parts = [flow_loss(student[i : i + 2], teacher[i : i + 2]) for i in pairs]
     case.close(torch.stack(parts), "parts")
     case.loss(flow_loss(student, teacher))
+
+
+def check_ab(case: Case) -> None:
+    """Boundaries through recorded connectors, stage by stage and summed."""
+    student, teacher = case.stages("pre_s"), case.stages("pre_t")
+    nets = (net(10, stages=tuple(tuple(x.shape[1:]) for x in one)) for one in (student, teacher))
+    method = joint("ab", shapes(*nets), margin=case.hp("margin")).double()
+    own = alone(method)
+    assert isinstance(own, AB)
+
+    def rename(group: str) -> dict[str, Tensor]:
+        found = {}
+        for key, value in case.groups[group].items():
+            key = key.removeprefix("connector.")
+            found[key.replace(".conv.", ".0.").replace(".bn.", ".1.")] = value
+        return found
+
+    assert own.load_state_dict(rename("param"), strict=False).unexpected_keys == []
+    case.groups["gradp"] = rename("gradp")
+    guesses = [one(s) for one, s in zip(own.connectors, student, strict=True)]
+    pairs = zip(guesses, teacher, strict=True)
+    scale = case.hp("scale") / len(student[0])
+    case.close(
+        torch.stack([
+            scale * 2.0 ** (i - len(student) + 1) * boundary_costs(s, t).sum()
+            for i, (s, t) in enumerate(pairs)
+        ]),
+        "parts",
+    )  # fmt: skip
+    nets = {"student": Outputs(pre=tuple(student)), "teacher": Outputs(pre=tuple(teacher))}
+    terms = speak(method, nets, batch(len(student[0])), "ab")
+    case.loss(weighted(terms), own)
+
+
+def check_ab_mean(case: Case) -> None:
+    """The mean over elements of one stage."""
+    maps = case.stages("pre_s"), case.stages("pre_t")
+    case.loss(boundary_loss(*maps, case.hp("margin"), "mean"))
+
+
+def factors(case: Case, student: Tensor | None, teacher: Tensor, **settings: Any) -> Joint:
+    """Factor transfer between stages of these shapes, with recorded weights."""
+    nets = [net(10, stages=(tuple(x.shape[1:]),)) for x in (teacher, teacher)]
+    if student is not None:
+        nets[0] = net(10, stages=(tuple(student.shape[1:]),))
+    method = joint("ft", shapes(*nets), factor_ratio=case.hp("k"), ce_weight=0.0, **settings)
+    method.double()
+
+    def rename(group: str) -> dict[str, Tensor]:
+        found = {}
+        for key, value in case.groups[group].items():
+            own, part, number, name = key.split(".")
+            if own == "translator":
+                found[f"translator.{number}.{name}"] = value
+            else:  # without batch norms there are two layers instead of three
+                found[f"{own}.{part}.{int(number) * 2 // 3}.{name}"] = value
+        return found
+
+    assert alone(method).load_state_dict(rename("param"), strict=False).unexpected_keys == []
+    case.groups["gradp"] = rename("gradp")
+    return method
+
+
+def check_ft_crdcode(case: Case) -> None:
+    """The benchmark's form, through paraphraser and translator."""
+    student, teacher = case["feat_s_0"], case["feat_t_0"]
+    kind = {1: "l1", 2: "mse"}[case.hp("p2")]
+    settings = {"factor": "attention", "distance": kind, "weight": 1.0}
+    method = factors(case, student, teacher, **settings)
+    logits = torch.zeros(len(student), 10, dtype=torch.float64)
+    run(method, case, Outputs(logits, stages=(student,)), Outputs(stages=(teacher,)), batch(4))
+
+
+def check_ft_official(case: Case) -> None:
+    """The authors' form, of recorded factors."""
+    case.loss(factor_loss(case["factor_s"], case["factor_t"]))
+
+
+def check_ft_paraphraser(case: Case) -> None:
+    """The first phase, with the benchmark's squares."""
+    maps = case["feat_t_0"]
+    method = factors(case, None, maps, reconstruction="mse")
+    own = alone(method)
+    assert isinstance(own, FT)
+    case.close(own.paraphraser.encoder(maps), "factor")
+    nets = {"teacher": Outputs(stages=(maps,))}
+    case.loss(weighted(speak(method, nets, batch(len(maps)), "paraphraser")), own)
+
+
+def check_kdsvd(case: Case) -> None:
+    """Directions of channels, pair by pair and summed."""
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    k, pairs = case.hp("k"), range(len(student) - 1)
+    parts = [correlation_loss(student[i : i + 2], teacher[i : i + 2], k) for i in pairs]
+    case.close(torch.stack(parts), "parts")
+    case.loss(correlation_loss(student, teacher, k))
+
+
+def check_kdsvd_mdcode(case: Case) -> None:
+    """Directions of image columns, which the reference finds in float32."""
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    case.loss(correlation_loss(student, teacher, case.hp("k"), "columns"))
+
+
+def check_jacobian(case: Case) -> None:
+    """Recorded networks; gradients of second order in the student's weights."""
+    image, labels = case["image"].requires_grad_(True), case["labels"]
+    weights = {
+        key: value.requires_grad_(key.startswith("student"))
+        for key, value in case.groups["param"].items()
+    }
+
+    def logits(net: str) -> Tensor:
+        first, second = ((weights[f"{net}.{i}.weight"], weights[f"{net}.{i}.bias"])
+                         for i in ("l1", "l2"))  # fmt: skip
+        linear = torch.nn.functional.linear
+        return linear(linear(image.flatten(1), *first).tanh(), *second)
+
+    ours = slopes(logits("student"), image, labels, differentiable=True)
+    loss = jacobian_loss(ours, slopes(logits("teacher"), image, labels), "element")
+    case.close(loss, "loss")
+    wanted = case.groups["gradp"]
+    found = torch.autograd.grad(loss, [weights[key] for key in wanted], allow_unused=True)
+    for grad, expected in zip(found, wanted.values(), strict=True):
+        actual = torch.zeros_like(expected) if grad is None else grad
+        torch.testing.assert_close(actual, expected, rtol=10 * case.rtol, atol=case.atol)
+
+
+def check_reviewkd(case: Case) -> None:
+    """All levels with recorded fusions; the last stage is the pooled one."""
+    student, teacher = case.stages("feat_s"), case.stages("feat_t")
+    nets = [
+        net(10, maps[-1].shape[1], tuple(tuple(x.shape[1:]) for x in maps[:-1]))
+        for maps in (student, teacher)
+    ]
+    settings = {"max_width": case.hp("mid_channel"), "warmup": 0.0, "ce_weight": 0.0}
+    method = joint("reviewkd", shapes(*nets), **settings).double()
+    own = alone(method)
+    assert isinstance(own, ReviewKD)
+
+    def rename(group: str) -> dict[str, Tensor]:
+        return {
+            key.replace("abfs.", "levels.").replace("att_conv.0.", "attention."): value
+            for key, value in case.groups[group].items()
+        }
+
+    assert own.load_state_dict(rename("param"), strict=False).unexpected_keys == []
+    case.groups["gradp"] = rename("gradp")
+    pooled = [maps[-1].flatten(1) for maps in (student, teacher)]
+    logits = torch.zeros(len(student[0]), 10, dtype=torch.float64)
+    ours = Outputs(logits, pooled[0], stages=tuple(student[:-1]))
+    theirs = Outputs(None, pooled[1], pre=tuple(teacher[:-1]))
+    run(method, case, ours, theirs, batch(len(logits)))
 
 
 def check_rkd(case: Case) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 from arena import (
     FABRIC,
@@ -46,6 +47,8 @@ def test_extreme_logits(name: str, pair: str, phase: int) -> None:
 def test_bfloat16(name: str, pair: str, phase: int) -> None:
     """Maps in bfloat16 are computed with in float32, close to what float32 maps give."""
     arena = Arena(name, pair, phase).begin()
+    if arena.stretch.input_grad:
+        pytest.skip("differentiates the networks, not maps: see a step in bfloat16")
     batch = arena.rows()
     given = arena.given(batch)
     low, full = twin(arena), twin(arena)

@@ -127,7 +127,7 @@ def test_targets_are_constants(
     for kind in TARGETED:
         monkeypatch.setattr(F, kind, guarded(getattr(F, kind), kind))
     batch = arena.rows()
-    given, runs = leaves(arena.given(batch)), arena.stretch.runs
+    given, runs = leaves(arena.given(batch), arena.stretch.input_grad), arena.stretch.runs
     terms = arena.terms(batch, given)
     torch.stack(
         [term.value for term in terms.values() if term.value.requires_grad]
