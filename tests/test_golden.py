@@ -35,13 +35,13 @@ from fskd.methods.compose import Joint
 from fskd.methods.crd import CRD
 from fskd.methods.fitnet import hint_loss
 from fskd.methods.fsp import flow_loss
-from fskd.methods.pkt import transfer_loss
-from fskd.methods.sp import similarity_loss
 from fskd.methods.ft import FT, factor_loss
 from fskd.methods.jacobian import jacobian_loss, slopes
-from fskd.methods.kdsvd import correlation_loss
+from fskd.methods.kdsvd import singular_loss
 from fskd.methods.nst import selectivity_loss
+from fskd.methods.pkt import transfer_loss
 from fskd.methods.reviewkd import ReviewKD
+from fskd.methods.sp import similarity_loss
 from fskd.methods.sskd import SSKD, head_loss
 from fskd.types import Batch, Outputs
 
@@ -310,15 +310,15 @@ def check_kdsvd(case: Case) -> None:
     """Directions of channels, pair by pair and summed."""
     student, teacher = case.stages("feat_s"), case.stages("feat_t")
     k, pairs = case.hp("k"), range(len(student) - 1)
-    parts = [correlation_loss(student[i : i + 2], teacher[i : i + 2], k) for i in pairs]
+    parts = [singular_loss(student[i : i + 2], teacher[i : i + 2], k) for i in pairs]
     case.close(torch.stack(parts), "parts")
-    case.loss(correlation_loss(student, teacher, k))
+    case.loss(singular_loss(student, teacher, k))
 
 
 def check_kdsvd_mdcode(case: Case) -> None:
     """Directions of image columns, which the reference finds in float32."""
     student, teacher = case.stages("feat_s"), case.stages("feat_t")
-    case.loss(correlation_loss(student, teacher, case.hp("k"), "columns"))
+    case.loss(singular_loss(student, teacher, case.hp("k"), "columns"))
 
 
 def check_jacobian(case: Case) -> None:

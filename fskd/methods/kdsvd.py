@@ -67,7 +67,7 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
         return sign * student.gather(2, best.expand(-1, student.shape[1], -1))
 
 
-def correlation_loss(
+def singular_loss(
     student: Sequence[Tensor], teacher: Sequence[Tensor], k: int = 1, view: View = "pixels"
 ) -> Float[Tensor, ""]:
     """Sum over neighbouring stages of sum (R_s - R_t)^2 / rows, R = exp(-(v_l - v_l+1)^2 / 8).
@@ -134,5 +134,5 @@ class KDSVD(Method):
     def terms(self, step: Step) -> Terms:
         """The correlations."""
         own = self.settings
-        loss = correlation_loss(step.student.stages, step.teacher.stages, own.k, own.view)
+        loss = singular_loss(step.student.stages, step.teacher.stages, own.k, own.view)
         return {"kdsvd": Term(loss, own.weight)}

@@ -10,7 +10,7 @@ from steps import alone, joint, net, shapes
 from torch import Tensor
 
 from fskd.errors import SettingError
-from fskd.methods.kdsvd import correlation_loss, directions
+from fskd.methods.kdsvd import directions, singular_loss
 from fskd.methods.needs import check_needs
 
 
@@ -68,7 +68,7 @@ def test_slow_twin(view: Any, k: int, rows: int) -> None:
                     r = [math.exp(-((y[i] - x[j]) ** 2) / 8)
                          for x, y in zip(first, second, strict=True)]  # fmt: skip
                     total += (r[0] - r[1]) ** 2 / rows
-    loss = correlation_loss(student, teacher, k, view)
+    loss = singular_loss(student, teacher, k, view)
     assert loss.item() == pytest.approx(total, rel=1e-6)
 
 
@@ -83,8 +83,8 @@ def test_gradcheck_of_the_loss() -> None:
     """Through alignment and both stages; none for the teacher."""
     teacher = [maps(2, 3, 2, 3, seed=i).requires_grad_(True) for i in (2, 3)]
     student = tuple(maps(2, 3, 2, 3, seed=i).requires_grad_(True) for i in (0, 1))
-    assert torch.autograd.gradcheck(lambda *s: correlation_loss(s, teacher), student)
-    correlation_loss(student, teacher).backward()
+    assert torch.autograd.gradcheck(lambda *s: singular_loss(s, teacher), student)
+    singular_loss(student, teacher).backward()
     assert all(one.grad is None for one in teacher)
 
 
@@ -95,9 +95,7 @@ def test_equal_singular_values_are_safe() -> None:
     one[:, 1] = one[:, 0]
     for student in (one, torch.zeros_like(one), torch.eye(6).repeat(2, 1, 1)[..., None]):
         leaf = student.clone().requires_grad_(True)
-        correlation_loss(
-            [leaf, leaf], [maps(2, 6, 4, 4, seed=i).float() for i in (1, 2)]
-        ).backward()
+        singular_loss([leaf, leaf], [maps(2, 6, 4, 4, seed=i).float() for i in (1, 2)]).backward()
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
 
