@@ -122,6 +122,8 @@ MUTANTS = (
     Mutant("reviewkd", "nothing handed on", "guess, deeper = level(s, deeper)",
            "guess, deeper = level(s, None if deeper is None else 0 * deeper)"),
     Mutant("reviewkd", "ramp of the wrong sign", "own.weight * ramp", "own.weight * (1 - ramp)"),
+    Mutant("blockwise", "continued by the student itself", 'of="teacher", ', ""),
+    Mutant("blockwise", "always the first block", "pairs_32[block:]", "pairs_32"),
     Mutant("aguilar", "top first", "i < now and", "i > now and"),
     Mutant("aguilar", "teacher's widths", "nn.Linear(s[0], t[0], bias=False)",
            "nn.Linear(t[0], t[0], bias=False)"),
