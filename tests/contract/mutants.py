@@ -124,6 +124,8 @@ MUTANTS = (
     Mutant("reviewkd", "ramp of the wrong sign", "own.weight * ramp", "own.weight * (1 - ramp)"),
     Mutant("blockwise", "continued by the student itself", 'of="teacher", ', ""),
     Mutant("blockwise", "always the first block", "pairs_32[block:]", "pairs_32"),
+    Mutant("knowledge_flow", "stays with the teacher", "log_softmax(0)[0]", "log_softmax(0)[1]"),
+    Mutant("knowledge_flow", "the weight does not rise", " * step.progress.fraction", ""),
     Mutant("aguilar", "top first", "i < now and", "i > now and"),
     Mutant("aguilar", "teacher's widths", "nn.Linear(s[0], t[0], bias=False)",
            "nn.Linear(t[0], t[0], bias=False)"),
