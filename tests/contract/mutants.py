@@ -241,6 +241,10 @@ MUTANTS = (
     Mutant("okddip", "labels for one branch", 'return "student", *self.roles',
            'return ("student",)'),
     Mutant("okddip", "attention over the wrong axis", ".softmax(2)", ".softmax(1)"),
+    Mutant("remixmatch", "alignment upside down", "(truth + EPS) / (seen + EPS)",
+           "(seen + EPS) / (truth + EPS)"),
+    Mutant("remixmatch", "unmixed view counted among mixes", "batch.n_known - len(guess)",
+           "batch.n_known"),
 )  # fmt: skip
 
 

@@ -18,10 +18,13 @@ ORDER_DEPENDENT = {
     "kdgan": "labels are drawn by position in the batch",
     "crd": "negatives are drawn by position in the batch",
     "mixmatch": "rows are mixed with each other",
+    "remixmatch": "rows are mixed with each other",
     "sskd": "equally ranked rows are cut in row order",
 }
 # Own terms that look at some of the base rows only, and why.
-LEAVES_OUT_GENERATED = {"mixmatch": "they have labels that are neither true nor guessed"}
+LEAVES_OUT_GENERATED = dict.fromkeys(
+    ("mixmatch", "remixmatch"), "they have labels that are neither true nor guessed"
+)
 
 
 @once
