@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from fskd.losses.mixes import draw, mixed
 from fskd.losses.targets import at_least_float32, soft_cross_entropy
 from fskd.methods.base import BareSettings, Method, Step, methods
 from fskd.methods.words import Needs, Phase, Term, Terms, student
@@ -28,20 +28,6 @@ def guessed_labels(
     mean = torch.stack([at_least_float32(logits).softmax(1) for logits in views]).mean(0)
     # In logarithms, since powers of small probabilities are 0 in float32.
     return (mean.log() / temperature).softmax(1)
-
-
-def draw(n: int, alpha: float, rng: torch.Generator) -> tuple[Int[Tensor, " rows"], float]:
-    """A random order of n rows, and max(l, 1-l) for l from Beta(alpha, alpha)."""
-    order = torch.randperm(n, generator=rng)
-    # torch draws Beta from the global generator only, so NumPy is seeded from ours.
-    seed = int(torch.randint(2**62, (), generator=rng))
-    share = float(np.random.default_rng(seed).beta(alpha, alpha))
-    return order, max(share, 1 - share)
-
-
-def mixed(rows: Tensor, order: Int[Tensor, " rows"], share: float) -> Tensor:
-    """A share of every row, the rest of the row that another order puts in its place."""
-    return share * rows + (1 - share) * rows[order.to(rows.device)]
 
 
 def squared_error(

@@ -196,7 +196,8 @@ MUTANTS = (
            "own.lambda_u * (1 - min(ramp, 1.0))"),
     Mutant("mixmatch", "labels not mixed", "soft = mixed(torch.cat([truth, guess, guess]), order,"
            " share)", "soft = torch.cat([truth, guess, guess])"),
-    Mutant("mixmatch", "shares below a half", "max(share, 1 - share)", "min(share, 1 - share)"),
+    Mutant("mixmatch", "shares below a half", "max(share, 1 - share)", "min(share, 1 - share)",
+           "losses/mixes.py"),
     Mutant("kdgan", "student minimises the tutor's loss", '1 - own.share, "tutor"',
            "1 - own.share"),
     Mutant("kdgan", "drawn labels not detached", "(scores * one.detach())", "(scores * one)"),

@@ -21,10 +21,13 @@ from fskd.runs.session import Session
 ALIKE = {"student": "cnn_small"}
 # What a method needs besides its name.
 WANTED: dict[str, dict[str, Any]] = {
-    "fsp": ALIKE,  # equal widths
+    "blockwise": ALIKE,  # equal widths
+    "fsp": ALIKE,
+    "kdsvd": ALIKE,
     "lit": ALIKE,
     "meal_v2": {"teacher": "cnn_small+cnn_small"},
     "mixmatch": {"data": {"unlabelled": "rest"}},
+    "remixmatch": {"data": {"unlabelled": "rest"}},
 }
 
 
@@ -38,7 +41,15 @@ def test_every_method(name: str, out: Path, tiny: dict[str, Any]) -> None:
     assert result.steps == sum(result.phases.values()) == 6
     assert 0 < result.top1 < 1
     assert (Path(result.path) / "student.safetensors").exists()
-    assert len(result.peers_top1) == (1 if name == "dml" else 0)
+    assert len(result.peers_top1) == (1 if name in ("dml", "codistillation") else 0)
+
+
+@pytest.mark.parametrize("name", sorted({*methods.names()} - {"kdplus", "mixmatch", "remixmatch"}))
+def test_every_method_with_kdplus(name: str, out: Path, tiny: dict[str, Any]) -> None:
+    """Generated points are there; those that make labels themselves leave no place for others'."""
+    result = go(out, tiny, {"method": f"kdplus+{name}"}, ALIKE, WANTED.get(name, {}))
+    assert result.steps == 6
+    assert "generated" in result.final_loss
 
 
 @pytest.mark.parametrize(
