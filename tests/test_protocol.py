@@ -442,7 +442,7 @@ def test_all_methods_can_be_foreseen() -> None:
     planner = Planner()
     for name in methods.names():
         raw = {"method": name, "data": {"shots": 2}, "student": "cnn_small"}
-        needs = methods.get(name).needs
+        needs = methods.get(name)(methods.get(name).Settings()).needs
         if needs.unlabelled:
             raw["data"] = {"shots": 2, "unlabelled": "rest"}
         if needs.teachers > 1:

@@ -84,6 +84,7 @@ def open_ledger(
         if mirror is not None:
             mirror.fetch(folder.path)
         if (result := folder.load()) is not None:
+            folder.clean()
             ledger.results[task.key] = result
         elif (failure := folder.failure()) is not None and not retry_failed:
             ledger.failed[task.key] = f"{failure['error']} (--retry-failed tries again)"

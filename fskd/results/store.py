@@ -265,14 +265,21 @@ class RunDir:
             path.unlink(missing_ok=True)
         for path in self.path.glob("*.safetensors"):
             path.unlink()
+        self.drop_temporaries()
         self.clean()
 
     def clean(self) -> None:
-        """Removes what is needed only while the run goes on or was left by a killed process."""
+        """Removes what is needed only while the run goes on.
+
+        Also of a finished run, whose process may have been killed before it came to this.
+        """
         self.state.unlink(missing_ok=True)
         self.answers.unlink(missing_ok=True)
         for path in self.path.glob("episode*/"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
+
+    def drop_temporaries(self) -> None:
+        """Removes what killed processes were writing; only for who holds the run's lock."""
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 

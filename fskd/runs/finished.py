@@ -35,6 +35,8 @@ def recall(
         role: What the network is for: ``student`` or ``teacher``.
     """
     found = finished(config, session.out, given) if session.main else None
+    if found is not None:
+        RunDir(Path(found.path)).clean()
     found = session.fabric.broadcast(found)
     if found is not None and found.key not in session.made:
         hint = " (--force repeats it)" if role == "student" else ""

@@ -299,6 +299,7 @@ def _write(
         **found,
     )
     folder.failed.unlink(missing_ok=True)
+    folder.drop_temporaries()  # before the result, after which nobody holds the lock again
     write_text(folder.result, result.to_json())
     folder.clean()
     session.made.add(result.key)

@@ -103,6 +103,20 @@ def test_state_of_another_version_is_one_line(tiny: dict[str, Any], tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
+def test_killed_around_its_last_write(tiny: dict[str, Any], out: Path) -> None:
+    """What a process leaves that dies just before or after the result is removed by the next."""
+    folder = Path(go(out, tiny, Screen()).path)
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / "result.json").rename(folder / ".result.json.abc.tmp")
+    go(out, tiny, Screen())
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name in ("state.ckpt", "answers.safetensors"):
+        (folder / name).write_text("x")
+    (folder / "episode1").mkdir()
+    go(out, tiny, Screen())
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """SIGKILL five times, in the teacher's training or the student's; the same bytes at the end."""
