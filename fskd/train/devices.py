@@ -1,5 +1,6 @@
 """From runtime settings to device, processes and precision."""
 
+import atexit
 import os
 import warnings
 
@@ -39,7 +40,14 @@ def launch(runtime: Runtime) -> AnyFabric:
             precision=runtime.precision,
         )
         fabric.launch()
+    # Fabric takes leave of NCCL only; gloo's threads may abort a process that ends around them.
+    atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def find_devices(runtime: Runtime) -> tuple[str, int | list[int]]:
