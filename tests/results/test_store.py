@@ -132,7 +132,7 @@ def test_kill_while_replacing(tmp_path: Path, old: str | None) -> None:
     assert folder.result.exists() == (old is not None)
     assert old is None or folder.result.read_text() == old
     assert len(list(tmp_path.glob(".result.json.*.tmp"))) == 1
-    folder.clean()
+    folder.drop_temporaries()
     assert os.listdir(tmp_path) == ([] if old is None else ["result.json"])
 
 
