@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Named parts of one kind, discovered in one package.
+    """Named parts of one kind, discovered in one package or several.
 
-    A module of the package registers its part with the decorator; writing that one file is all it
+    A module of a package registers its part with the decorator; writing that one file is all it
     takes to add a part.
 
     Args:
         kind: What the parts are, as used in messages (``method``).
-        package: Package whose modules are imported on the first look-up (``fskd.methods``).
+        packages: Their modules are imported on the first look-up (``fskd.methods``).
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, *packages: str) -> None:
+        self.kind, self.packages = kind, packages
         self._parts: dict[str, T] = {}
         self._discovered = False
 
@@ -62,9 +62,10 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, self.package + "."):
-            importlib.import_module(module.name)
+        for name in self.packages:
+            package = importlib.import_module(name)
+            for module in pkgutil.iter_modules(package.__path__, name + "."):
+                importlib.import_module(module.name)
         self._discovered = True
 
 

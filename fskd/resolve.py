@@ -13,6 +13,7 @@ from fskd.errors import FskdError, SettingError, suggest
 from fskd.generators.base import generators
 from fskd.methods.base import methods
 from fskd.methods.compose import described
+from fskd.procedures.base import Procedure
 from fskd.raw import Raw, merge
 from fskd.registry import Registry
 from fskd.settings import UNLABELLED, Component, DataConfig
@@ -172,11 +173,11 @@ def _sampler(data: Raw) -> Component:
 
 def _build(raw: Raw) -> RunConfig:
     seed = raw.get("seed", 0)
-    method = component(methods, raw["method"], "method", joined=True)
+    method = _method(raw["method"], "method")
     data = dict(raw["data"])
     data["sampler"] = _sampler(data)
     data.setdefault("split_seed", seed)
-    teacher = raw.get("teacher")
+    teacher = _chained(raw, method)
     config = {
         **raw,
         **_student(raw["student"]),
@@ -193,6 +194,55 @@ def _build(raw: Raw) -> RunConfig:
     _check_averages(resolved)
     # Checked in any case, but a run without teacher does not depend on it.
     return resolved if uses_teacher(resolved) else resolved.model_copy(update={"teacher": None})
+
+
+def _method(raw: object, section: str) -> Component:
+    """A method, or several that are no procedures."""
+    found = component(methods, raw, section, joined=True)
+    for name, _ in found.parts if len(found.parts) > 1 else ():
+        if issubclass(methods.get(name), Procedure):
+            raise SettingError(f"{section}.name", f"'{found.name}'", f"{name} alone")
+    return found
+
+
+def _chained(raw: Raw, method: Component) -> object:
+    """The teacher's section, with the links that a procedure puts between teacher and student.
+
+    A teacher that has a teacher is a chain already.
+    """
+    teacher, student = raw.get("teacher"), _student(raw["student"])["student"]
+    one = next(iter(described(method.parts).methods.values()))
+    if not isinstance(one, Procedure) or not isinstance(teacher, Mapping):
+        return teacher
+    if teacher.get("teacher") is not None or not isinstance(teacher.get("name"), str):
+        return teacher
+    for level, link in enumerate(one.links(teacher["name"], student), 2):
+        teacher = link_of(raw, link, level, teacher, one.hop)
+    return teacher
+
+
+def link_of(raw: Raw, name: str, level: int, teacher: Mapping[str, Any], method: object) -> Raw:
+    """The section of a teacher assistant that learns as the student does, on the same examples.
+
+    Args:
+        raw: The run's settings.
+        name: The assistant's network.
+        level: 2 for the one behind the teacher, and so on.
+        teacher: The section of its own teacher.
+        method: How it learns.
+    """
+    return {
+        "name": name,
+        "data": "subset",
+        # A seed of its own, so that equal networks do not start alike.
+        "seed": raw["seed"] + 1000 * level,
+        "method": method,
+        "generator": raw.get("generator"),
+        "augment": raw["data"].get("augment", {}),
+        "optim": raw.get("optim", {}),
+        "budget": raw["budget"],
+        "teacher": teacher,
+    }
 
 
 def _student(raw: object) -> Raw:
@@ -230,7 +280,7 @@ def _teacher(raw: object, section: str) -> object:
         raise SettingError(section, raw, "a network's name or a mapping of settings")
     if raw.get("table") is not None:
         raw = {**raw, "name": "table"}  # whatever network it is from
-    method = component(methods, raw.get("method", "ce"), f"{section}.method", joined=True)
+    method = _method(raw.get("method", "ce"), f"{section}.method")
     inner = None
     if who := _who_needs_unlabelled(method):
         accepted = f"a method that learns from labels alone: {who} needs unlabelled images"

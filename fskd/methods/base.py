@@ -186,7 +186,7 @@ class Method(nn.Module):
         return {}
 
 
-methods: Registry[type[Method]] = Registry("method", "fskd.methods")
+methods: Registry[type[Method]] = Registry("method", "fskd.methods", "fskd.procedures")
 
 
 def require(condition: bool, name: str, value: object, accepted: str) -> None:

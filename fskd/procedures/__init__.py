@@ -1,1 +1,1 @@
-"""What is not a loss in a loop: schemes of several trainings, one file each; see ``base``."""
+"""Methods that are more than a loss in one loop, one file each; see ``base``."""

@@ -1,44 +1,99 @@
-"""The interface of a procedure: several trainings, or work on networks beside them.
+"""The interface of a procedure: a method that is more than one loop over a loss.
 
-A method is terms of one loop. A procedure arranges whole trainings: chains of them, networks cut,
-grafted or fitted piece by piece. It is blind to folders and devices; what it may do with the run
-that it serves is given to it as tools.
+A procedure arranges whole trainings, or works on networks beside them: chains, networks that are
+cut, grafted or fitted piece by piece. Like any method it says as data what its loop reads, and it
+is chosen, listed and measured like one. It is blind to folders and devices; what it may do with
+the run that it serves is given to it as ``Hands``.
 """
 
-from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from fskd.config import RunConfig
-from fskd.registry import Registry
+import torch
+from torch import Tensor, nn
+
+from fskd.methods.base import Method
+from fskd.models.taps import FeatureNet
+from fskd.teachers.base import Teacher
 
 
-class Tools(Protocol):
-    """What a procedure may use."""
+class Hands(Protocol):
+    """What a procedure may use.
 
-    def teachers(self, config: RunConfig) -> tuple[RunConfig, ...]:
-        """The runs that make a run's teachers; none if they are from files or Python."""
+    Attributes:
+        student: The network that is trained, in place.
+        teacher: Frozen, with its weights; ``ask`` counts.
+        size: (C, H, W) of the images.
+        steps: Optimiser updates that the run may make.
+        rng: CPU generator of this run.
+    """
 
-    def finished(self, config: RunConfig) -> bool:
-        """Whether a run has been made already."""
+    student: FeatureNet
+    teacher: Teacher
+    size: tuple[int, int, int]
+    steps: int
+    rng: torch.Generator
 
-    def fit(self, config: RunConfig) -> None:
-        """Carries out an ordinary run and keeps its network; found if it is finished."""
+    def images(self) -> Iterator[Tensor]:
+        """The subset's images in order, as networks see them and unmoved, some at a time."""
+
+    def train(self) -> None:
+        """The ordinary loop, over all phases of the procedure."""
+
+    def descend(
+        self,
+        loss: Callable[[Tensor], Tensor],
+        parameters: Sequence[nn.Parameter],
+        steps: int,
+        lr: float | None = None,
+    ) -> float:
+        """Steps of the run's optimiser on a loss of the batches' images; the mean of the last few.
+
+        Rows and updates are counted. The modes of networks are left as they are.
+
+        Args:
+            loss: Scalar for images (rows, C, H, W).
+            parameters: What is updated.
+            steps: Updates.
+            lr: Learning rate, constant; the run's, with its schedule, if None.
+        """
 
     def say(self, line: str) -> None:
         """Shows a line to the user."""
 
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a plain value in the result, under ``procedure``."""
 
-class Procedure(ABC):
-    """Base class of all procedures."""
 
-    @abstractmethod
-    def run(self, config: RunConfig, tools: Tools) -> None:
-        """Does what has to be done for a run before, or instead of, its own training.
+class Procedure(Method):
+    """Base class of all procedures. They stand alone: none is joined to another method by ``+``."""
+
+    ensemble: bool = False
+    """Whether the mean of the softmaxes of all links that are like the student is measured."""
+
+    @property
+    def hop(self) -> Mapping[str, Any]:
+        """Name and settings of the method by which the links of a chain learn."""
+        return {}
+
+    def links(self, teacher: str, student: str) -> Sequence[str]:
+        """Networks between teacher and student, each distilled from the one before it.
 
         Args:
-            config: The run.
-            tools: What may be done.
+            teacher: Its name.
+            student: Its name.
+        """
+        return ()
+
+    def check(self, student: FeatureNet, teacher: nn.Module, size: tuple[int, int, int]) -> None:
+        """SettingError unless these networks will do; called before any training.
+
+        Args:
+            student: The student.
+            teacher: The teacher, which may have no weights yet.
+            size: (C, H, W) of the images.
         """
 
-
-procedures: Registry[type[Procedure]] = Registry("procedure", "fskd.procedures")
+    def run(self, hands: Hands) -> None:
+        """Everything between preparation and measuring; by default the ordinary loop."""
+        hands.train()

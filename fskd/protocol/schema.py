@@ -21,7 +21,7 @@ from fskd.errors import FskdError, SettingError
 from fskd.options import OPTIONS
 from fskd.protocol.clashes import leaves, refuse_clashes
 from fskd.raw import NAMED, SIZE, Raw, merge, nested, read_yaml
-from fskd.resolve import layered, resolve, validate
+from fskd.resolve import layered, link_of, resolve, validate
 from fskd.types import Settings
 
 MAX_SEEDS, MAX_RUNS = 1000, 20_000
@@ -184,18 +184,7 @@ class Protocol(Settings):
         first, *assistants, student = self.chain
         teacher = merge(raw["teacher"], {"name": first})
         for level, assistant in enumerate(assistants, 2):
-            teacher = {
-                "name": assistant,
-                "data": "subset",
-                # A seed of its own, so that equal networks do not start alike.
-                "seed": raw["seed"] + 1000 * level,
-                "method": raw["method"],
-                "generator": raw["generator"],
-                "augment": raw["data"].get("augment", {}),
-                "optim": raw.get("optim", {}),
-                "budget": raw["budget"],
-                "teacher": teacher,
-            }
+            teacher = link_of(raw, assistant, level, teacher, raw["method"])
         return merge(layer, {"student": student, "teacher": teacher})
 
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from fskd.config import RunConfig
 from fskd.data.samplers.episodic import Episode, EpisodicSettings, draw_episodes
 from fskd.errors import FskdError, SettingError, TrainingError
+from fskd.methods.base import methods
+from fskd.procedures.base import Procedure
 from fskd.results.stats import half_width, spread
 from fskd.results.store import RunDir, write_text
 from fskd.runs.measure import measure, versions
@@ -54,6 +56,9 @@ def check_episodic(config: RunConfig, given: Given) -> None:
     if config.data.split_file is not None:
         accepted = "none with episodic, which draws the examples of every episode"
         raise SettingError("data.split_file", f"'{config.data.split_file}'", accepted)
+    if len(config.method.parts) == 1 and issubclass(methods.get(config.method.name), Procedure):
+        accepted = "a method of one loop with episodic"
+        raise SettingError("method", f"'{config.method.name}'", accepted)
     teacher = config.teacher
     while teacher is not None and given.teacher is None and teacher.checkpoint is None:
         if teacher.data == "subset":

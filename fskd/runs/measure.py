@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from fskd.data.loader import chunks
 from fskd.errors import TrainingError
-from fskd.models.checkpoint import save_weights
+from fskd.models.checkpoint import load_weights, save_weights
 from fskd.models.taps import FeatureNet
+from fskd.results.store import RunDir
 from fskd.runs.answers import TRAIN_POINTS, ask, on_test, on_train
 from fskd.runs.evaluate import (
     N_PATHS,
@@ -20,9 +22,12 @@ from fskd.runs.evaluate import (
     scores,
     total_variation,
 )
+from fskd.runs.finished import finished
 from fskd.runs.images import about_images
-from fskd.runs.prepare import Job
+from fskd.runs.networks import seeded_network
+from fskd.runs.prepare import Given, Job
 from fskd.runs.session import Session
+from fskd.runs.teacher import teacher_runs
 from fskd.teachers.base import Teacher, opaque
 from fskd.teachers.ensemble import Ensemble, mean_logits
 from fskd.train.loop import phase_steps
@@ -130,6 +135,30 @@ def _of_methods(job: Job, session: Session) -> dict[str, Tensor]:
                 found.setdefault(name, []).append(rows.float().cpu())
             seen(len(inputs))
     return {name: torch.cat(rows) for name, rows in found.items()}
+
+
+def of_links(job: Job, logits: Tensor, session: Session) -> dict[str, dict[str, float]]:
+    """Scores of the mean of the softmaxes of the student and of all links before it like it.
+
+    Args:
+        job: The run, a chain.
+        logits: The student's on the test images.
+        session: The folder of the links' runs.
+    """
+    found, config, data = [logits], job.config, job.data
+    while len(runs := teacher_runs(config)) == 1:
+        (config,) = runs
+        made = finished(config, session.out, Given(data=data))
+        if config.student != job.config.student or made is None:
+            continue
+        folder = Path(made.path)
+        net = seeded_network(config.student, data, "teacher", 0, "link", taps=config.student_taps)
+        load_weights(net.net, RunDir(folder).student, "teacher")
+        about = {"key": made.key, "run": folder.name}
+        found.append(on_test(net.to(session.device), about, data.test, session).to(logits))
+    scored = scores(mean_logits(found), data.test.targets)
+    kept = {what: value for what, value in scored.items() if value is not None}
+    return {"ensemble": kept} if len(found) > 1 else {}
 
 
 def save_networks(job: Job, found: Mapping[str, Any]) -> None:

@@ -12,12 +12,14 @@ from fskd.data.splits import Subset
 from fskd.data.unlabelled import Unlabelled
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
+from fskd.methods.base import Method
 from fskd.methods.compose import Joint, join
 from fskd.methods.needs import check_needs
 from fskd.models.checkpoint import load_body
 from fskd.models.sections import reinitialised
 from fskd.models.taps import FeatureNet
 from fskd.models.usable import check_rows
+from fskd.procedures.base import Procedure
 from fskd.resolve import needs_teacher, students_needed
 from fskd.results.store import RunDir
 from fskd.runs.asked import check_asked, check_ranks
@@ -224,6 +226,13 @@ def _reads(config: RunConfig) -> frozenset[str]:
     return make_sampler(config.data).reads
 
 
+def _check_procedure(
+    method: Method, student: FeatureNet, teacher: Kind | None, size: tuple[int, int, int]
+) -> None:
+    if isinstance(method, Procedure) and teacher is not None:
+        method.check(student, teacher, size)
+
+
 def prepare(
     config: RunConfig,
     out: Path,
@@ -282,6 +291,7 @@ def build(
     )
     for name, one in method.methods.items():
         check_needs(name, one.needs, shapes)
+        _check_procedure(one, students[0], teacher, data.train.size)
     method.build(shapes)
 
     def fresh(net: FeatureNet, role: str) -> FeatureNet:

@@ -8,7 +8,7 @@ a run that has one is not repeated.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,6 @@ from fskd.data.splits import rank
 from fskd.errors import BusyError, DataError, FskdError, SettingError
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
-from fskd.procedures.base import procedures
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.runs.answers import keep
 from fskd.runs.batches import check_processes
@@ -29,13 +28,14 @@ from fskd.runs.episodes import check_episodic, train_episodes
 from fskd.runs.estimate import check_queries
 from fskd.runs.finished import finished, recall
 from fskd.runs.look import inherited, look_at_inputs, look_at_teacher
-from fskd.runs.measure import measure, save_networks
+from fskd.runs.measure import measure, of_links, save_networks
 from fskd.runs.prepare import (
     NOTHING_GIVEN,
     Given,
     Job,
     prepare,
 )
+from fskd.runs.procedure import carry_out, procedure_of
 from fskd.runs.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.runs.session import Session
 from fskd.runs.teacher import about_all, about_teacher, make_source, mark, teacher_runs
@@ -115,11 +115,19 @@ def _train_once(
     tracks: Tracks,
 ) -> tuple[Counts, dict[str, Any]]:
     """Trains and measures the students of a run; the first process measures and keeps them."""
-    counts = train(job, session, teacher, role, tracks)
+    procedure, about_it = procedure_of(job), dict[str, Any]()
+    if procedure is None:
+        counts = train(job, session, teacher, role, tracks)
+    else:
+        counts, about_it = carry_out(procedure, job, session, teacher, role, tracks)
     seconds["train"] = counts.seconds
     begun, found = time.perf_counter(), dict[str, Any]()
     if session.main:
         found, logits = measure(job, teacher, about, session)
+        if about_it:
+            found["procedure"] = about_it
+        if procedure is not None and procedure.ensemble:
+            found["measured"] |= of_links(job, logits, session)
         save_networks(job, found)
         if role == "teacher":
             keep(job.folder, logits, job.data.test)
@@ -156,30 +164,22 @@ def _alone(folder: RunDir, session: Session, wait: bool) -> Iterator[None]:
         yield
 
 
-@dataclass
-class Hands:
-    """What a procedure may do with the run that it serves; see ``fskd.procedures.base.Tools``."""
+def make_links(config: RunConfig, session: Session, given: Given) -> None:
+    """Makes the teachers of a run, and theirs before them, each a run of its own.
 
-    session: Session
-    given: Given
+    Links are made once for all chains that begin alike, and none before one that is finished.
 
-    def teachers(self, config: RunConfig) -> tuple[RunConfig, ...]:
-        """The runs that make a run's teachers."""
-        return () if self.given.teacher is not None else teacher_runs(config)
-
-    def finished(self, config: RunConfig) -> bool:
-        """Whether a run has been made; the first process looks."""
-        main, out = self.session.main, self.session.out
-        found = main and finished(config, out, Given(data=self.given.data)) is not None
-        return bool(self.session.fabric.broadcast(found))
-
-    def fit(self, config: RunConfig) -> None:
-        """Carries out the run of a teacher."""
-        run(config, self.session, Given(data=self.given.data), role="teacher")
-
-    def say(self, line: str) -> None:
-        """Shows a line."""
-        self.session.screen.say(line)
+    Args:
+        config: The run.
+        session: Shared by the runs of this process.
+        given: Parts handed over from Python; a teacher among them is all there is.
+    """
+    data = Given(data=given.data)
+    for link in () if given.teacher is not None else teacher_runs(config):
+        found = session.main and finished(link, session.out, data) is not None
+        if not session.fabric.broadcast(found):
+            make_links(link, session, given)
+            run(link, session, data, role="teacher")
 
 
 def make_teacher(
@@ -188,9 +188,9 @@ def make_teacher(
     """The teacher with its weights, made by a run of its own if need be, and what it is."""
     if job.teacher is None:
         return None, None
-    hands = Hands(session, given)
-    if runs := hands.teachers(job.config):
-        procedures.get("chain")().run(job.config, hands)
+    runs = () if given.teacher is not None else teacher_runs(job.config)
+    if runs:
+        make_links(job.config, session, given)
         nets = [cast(FeatureNet, net) for net in members(job.teacher)]
         made = zip(nets, runs, strict=True)
         about = about_all([_made_member(net, one, session, given) for net, one in made])
