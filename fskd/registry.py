@@ -69,8 +69,8 @@ class Registry(Generic[T]):
         self._discovered = True
 
 
-def describe(package: str) -> list[tuple[str, str]]:
-    """(name, first line of the docstring) of every part of a package, sorted by name.
+def describe(*packages: str) -> list[tuple[str, str]]:
+    """(name, first line of the docstring) of every part of some packages, sorted by name.
 
     They are read from the source, since a list needs neither the parts nor torch: a part is a
     class or function whose decorator is called with its name.
@@ -80,7 +80,7 @@ def describe(package: str) -> list[tuple[str, str]]:
         'Pastes a random box of one sample into another (region mix).'
     """
     found: list[tuple[str, str]] = []
-    for file in _folder(package).glob("*.py"):
+    for file in (file for package in packages for file in _folder(package).glob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 line = (ast.get_docstring(node) or "").partition("\n")[0]

@@ -46,10 +46,11 @@ CUBE = '@toys.register("cube")\ndef cube():\n    pass'
 def test_discovery(make: Make) -> None:
     """One file adds a part; it is imported on the first look-up, not before."""
     toys = make(one=BALL, two=CUBE)
-    assert not any(module.startswith(f"{toys.package}.") for module in sys.modules)
+    (package,) = toys.packages
+    assert not any(module.startswith(f"{package}.") for module in sys.modules)
     assert toys.names() == ["ball", "cube"]
     assert toys.get("ball").__name__ == "Ball"
-    assert describe(toys.package) == [("ball", "Round."), ("cube", "")]
+    assert describe(package) == [("ball", "Round."), ("cube", "")]
 
 
 def test_unknown_name(make: Make) -> None:
@@ -115,7 +116,7 @@ def test_own_registries(registry: Registry[Any], known: set[str]) -> None:
     assert registry.names() == sorted(registry.names())
     docs = {name: (registry.get(name).__doc__ or "").strip() for name in registry.names()}
     lines = {name: doc.partition("\n")[0] for name, doc in docs.items()}
-    assert describe(registry.package) == list(lines.items())
+    assert describe(*registry.packages) == list(lines.items())
     for name, line in lines.items():
         assert name == name.lower()
         assert line.endswith(".")

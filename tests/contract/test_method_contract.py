@@ -186,7 +186,7 @@ def test_own_terms_have_names_of_their_own(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_description(name: str) -> None:
     """The first line of the docstring is one sentence, shown by ``--list``."""
-    line = dict(describe(methods.package))[name]
+    line = dict(describe(*methods.packages))[name]
     assert line.endswith(".")
     assert len(line) <= 100
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from wanted import ALIKE, JOINED, WANTED
 
 from fskd.config import Runtime
 from fskd.errors import SettingError
@@ -17,18 +18,6 @@ from fskd.runs.batches import check_processes
 from fskd.runs.prepare import prepare
 from fskd.runs.runner import run
 from fskd.runs.session import Session
-
-ALIKE = {"student": "cnn_small"}
-# What a method needs besides its name.
-WANTED: dict[str, dict[str, Any]] = {
-    "blockwise": ALIKE,  # equal widths
-    "fsp": ALIKE,
-    "kdsvd": ALIKE,
-    "lit": ALIKE,
-    "meal_v2": {"teacher": "cnn_small+cnn_small"},
-    "mixmatch": {"data": {"unlabelled": "rest"}},
-    "remixmatch": {"data": {"unlabelled": "rest"}},
-}
 
 
 def go(out: Path, *layers: dict[str, Any], **runtime: Any) -> Result:
@@ -44,7 +33,7 @@ def test_every_method(name: str, out: Path, tiny: dict[str, Any]) -> None:
     assert len(result.peers_top1) == (1 if name in ("dml", "codistillation") else 0)
 
 
-@pytest.mark.parametrize("name", sorted({*methods.names()} - {"kdplus", "mixmatch", "remixmatch"}))
+@pytest.mark.parametrize("name", sorted({*JOINED} - {"kdplus", "mixmatch", "remixmatch"}))
 def test_every_method_with_kdplus(name: str, out: Path, tiny: dict[str, Any]) -> None:
     """Generated points are there; those that make labels themselves leave no place for others'."""
     result = go(out, tiny, {"method": f"kdplus+{name}"}, ALIKE, WANTED.get(name, {}))

@@ -1,0 +1,18 @@
+"""What each method needs besides its name in a short run on digits, and which may be joined."""
+
+from typing import Any
+
+from fskd.methods.base import methods
+from fskd.procedures.base import Procedure
+
+ALIKE = {"student": "cnn_small"}
+WANTED: dict[str, dict[str, Any]] = {
+    "blockwise": ALIKE,  # equal widths
+    "fsp": ALIKE,
+    "kdsvd": ALIKE,
+    "lit": ALIKE,
+    "meal_v2": {"teacher": "cnn_small+cnn_small"},
+    "mixmatch": {"data": {"unlabelled": "rest"}},
+    "remixmatch": {"data": {"unlabelled": "rest"}},
+}
+JOINED = [name for name in methods.names() if not issubclass(methods.get(name), Procedure)]
