@@ -15,4 +15,10 @@ WANTED: dict[str, dict[str, Any]] = {
     "mixmatch": {"data": {"unlabelled": "rest"}},
     "remixmatch": {"data": {"unlabelled": "rest"}},
 }
-JOINED = [name for name in methods.names() if not issubclass(methods.get(name), Procedure)]
+# They choose rows and labels themselves.
+ALONE = ("adamixup", "mixmatch", "remixmatch")
+JOINED = [
+    name
+    for name in methods.names()
+    if name not in ALONE and not issubclass(methods.get(name), Procedure)
+]

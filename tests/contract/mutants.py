@@ -47,6 +47,20 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    Mutant("adamixup", "interval from the wrong end", "return low + length * u",
+           "return low + length * (1 - u)"),
+    Mutant("adamixup", "sides of the discriminator swapped", "scores[made], scores[: batch",
+           "-scores[made], -scores[: batch"),
+    Mutant("adamixup", "policy on the first image", "self.policy(torch.lerp(other, one, r[:, None,"
+           " None, None]))", "self.policy(one)"),
+    Mutant("adamixup", "no gradient in the shares", "self.policy(torch", "self.policy.eval()"
+           ".requires_grad_(False)(torch"),
+    Mutant("adamixup", "labels of the other parent", "torch.stack([share, 1 - share], 1)",
+           "torch.stack([1 - share, share], 1)"),
+    Mutant("adamixup", "rows mixed with themselves", "first.unsqueeze(1), -1.0", "first.unsqueeze"
+           "(1), 2.0"),
+    Mutant("adamixup", "policy left to the student", 'own.mixed_weight, "policy"',
+           "own.mixed_weight"),
     Mutant("afd", "judges deceived, too", "p.detach() for name", "p for name"),
     Mutant("afd", "judges take sides", "(1 - real).square() + fake.square()",
            "real.square() + (1 - fake).square()"),

@@ -33,7 +33,7 @@ from fskd.types import TAPS
 SURROGATE = {
     ("kdgan", player): "straight through: the value is of a drawn label, the gradient of a soft one"
     for player in ("main", "tutor")
-}
+} | {("adamixup", "policy"): "the rows that it makes are made before the step"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -25,6 +25,8 @@ ORDER_DEPENDENT = {
 LEAVES_OUT_GENERATED = dict.fromkeys(
     ("mixmatch", "remixmatch"), "they have labels that are neither true nor guessed"
 )
+# Without generated rows they have no terms of their own, and why.
+NEEDS_GENERATED = {"adamixup": "mixed rows are told from real ones"}
 
 
 @once
@@ -61,7 +63,7 @@ def test_few_rows(name: str, pair: str, phase: int) -> None:
             assert not own
         if n > 1:
             full = set(own_terms(arena, twin(arena).terms(arena.rows())))
-            assert own == full - {"mixed", "generated"}
+            assert own == (set() if name in NEEDS_GENERATED else full - {"mixed", "generated"})
 
 
 @every

@@ -33,7 +33,7 @@ def test_every_method(name: str, out: Path, tiny: dict[str, Any]) -> None:
     assert len(result.peers_top1) == (1 if name in ("dml", "codistillation") else 0)
 
 
-@pytest.mark.parametrize("name", sorted({*JOINED} - {"kdplus", "mixmatch", "remixmatch"}))
+@pytest.mark.parametrize("name", sorted({*JOINED} - {"kdplus"}))
 def test_every_method_with_kdplus(name: str, out: Path, tiny: dict[str, Any]) -> None:
     """Generated points are there; those that make labels themselves leave no place for others'."""
     result = go(out, tiny, {"method": f"kdplus+{name}"}, ALIKE, WANTED.get(name, {}))
