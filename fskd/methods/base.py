@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fskd.errors import SettingError
 from fskd.methods.objective import Objective
-from fskd.methods.words import Needs, Pass, Phase, Player, Role, Terms
+from fskd.methods.words import Family, Needs, Pass, Phase, Player, Role, Terms
 from fskd.registry import Registry
 from fskd.types import Batch, Outputs, Progress, Settings, Shapes, Tools
 
@@ -101,6 +101,7 @@ class Method(nn.Module):
 
     Class attributes:
         Settings: The settings class.
+        family: Its group in tables of all methods.
         passes: Passes that its terms read; those of the objective need not be named.
         roles: Further networks by name.
         players: Who minimises what, besides the run's optimiser.
@@ -120,6 +121,7 @@ class Method(nn.Module):
     """
 
     Settings: ClassVar[type[BareSettings]] = MethodSettings
+    family: ClassVar[Family] = "other"
     settings: BareSettings
     shapes: Shapes
     rows: Rows = "base"
