@@ -28,6 +28,7 @@ from fskd.results.names import load_names, save_names
 from fskd.results.store import Result
 from fskd.runs.calibrate import Planner
 from fskd.runs.estimate import Cost, _noise, here, stand_in
+from fskd.runs.overview import example
 from fskd.runs.prepare import Given, prepare
 from fskd.runs.ranking import split_name
 from fskd.types import Ranking
@@ -441,13 +442,7 @@ def test_reading_a_protocol_needs_no_training_code() -> None:
 def test_all_methods_can_be_foreseen() -> None:
     planner = Planner()
     for name in methods.names():
-        raw = {"method": name, "data": {"shots": 2}, "student": "cnn_small"}
-        needs = methods.get(name)(methods.get(name).Settings()).needs
-        if needs.unlabelled:
-            raw["data"] = {"shots": 2, "unlabelled": "rest"}
-        if needs.teachers > 1:
-            raw["teacher"] = "cnn_small+cnn_small"
-        counts = planner.cost(resolve(raw))
+        counts = planner.cost(resolve(example(name)))
         assert counts.n_train == 20
         assert counts.student_rows >= 0 <= counts.teacher_queries
 
