@@ -16,7 +16,7 @@ PARTS = {
     "procedures": "fskd.procedures",
 }
 ALL = "all"
-# Columns below which long words are wrapped, and from which on a paper has room in one line.
+# Below this width papers are wrapped; from the other on they have room in one line.
 NARROW, WIDE = 100, 140
 LEGEND = (
     "needs: logits and features of the teacher; stages and widths equal to its",
@@ -63,7 +63,7 @@ def _print_methods(console: Console) -> None:
     table.add_column("paper", width=18 if console.width < NARROW else None)
     table.add_column("needs")
     table.add_column("rows", justify="right", no_wrap=True)
-    table.add_column("networks", width=11 if console.width < NARROW else None)
+    table.add_column("networks")
     table.add_column("queries", no_wrap=True)
     between = "\n" if console.width < WIDE else ", "
     family = None

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from fskd.citation import Citation, citation
 from fskd.methods.base import Method, methods
-from fskd.methods.objective import Objective
+from fskd.methods.plan import Stretch
 from fskd.methods.words import FAMILIES, LOGITS, Family, Needs, Role
 from fskd.resolve import resolve
-from fskd.runs.estimate import cost
+from fskd.runs.batches import batch_maker
+from fskd.runs.estimate import cost, real_rows
 from fskd.runs.prepare import Job, prepare
 from fskd.teachers.base import members
 
@@ -118,7 +121,7 @@ def _job(name: str, moved: bool) -> Job:
 def _read(job: Job, method: Method) -> Iterator[str]:
     """What is read in some phase."""
     stretches = job.method.stretches()
-    learned = any(_learns_labels(one.objective, job) or one.relabels for one in stretches)
+    learned = any(one.relabels or _learns_labels(job, one) for one in stretches)
     if learned or method.rows == "real" or method.needs.labels:
         yield "labels"
     theirs = job.method.reads("teacher")
@@ -134,11 +137,13 @@ def _read(job: Job, method: Method) -> Iterator[str]:
         yield "image gradients"
 
 
-def _learns_labels(objective: Objective | None, job: Job) -> bool:
-    if objective is None:
+def _learns_labels(job: Job, stretch: Stretch) -> bool:
+    if stretch.objective is None:
         return False
-    weights = objective.weights
-    return weights["mixed"] > 0 or (weights["ce"] > 0 and job.rows.real > 0)
+    weights = stretch.objective.weights
+    batch = batch_maker(job, torch.device("cpu"), 0).batch(0, stretch)
+    real = real_rows(job, batch, stretch.generated)  # which a generator may take the place of
+    return weights["mixed"] > 0 or (weights["ce"] > 0 and real > 0)
 
 
 def _asked_for(needs: Needs) -> Iterator[str]:

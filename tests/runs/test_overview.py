@@ -90,7 +90,9 @@ def test_what_is_needed(table: dict[str, Entry]) -> None:
     found = {name: set(one.needs) for name, one in table.items()}
     assert found["ce"] == {"labels"}
     assert found["kd"] == {"labels", "logits"}
-    assert found["funmatch"] == {"logits", "mixup rows"}  # all rows are generated
+    assert found["funmatch"] == {"logits", "mixup rows"}
+    assert found["kdregion"] == {"logits", "cutmix rows"}  # no real rows
+    assert found["mixupkd"] == {"labels", "logits", "mixup rows"}  # nor here, but mixed labels
     assert found["kdplus"] == {"labels", "logits", "mixup rows"}
     assert found["logits_mse"] == {"logits", "no black box"}
     assert found["jacobian"] == {"labels", "logits", "image gradients"}
