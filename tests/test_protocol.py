@@ -13,7 +13,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from wanted import WANTED
 
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, load
@@ -29,6 +28,7 @@ from fskd.results.names import load_names, save_names
 from fskd.results.store import Result
 from fskd.runs.calibrate import Planner
 from fskd.runs.estimate import Cost, _noise, here, stand_in
+from fskd.runs.overview import example
 from fskd.runs.prepare import Given, prepare
 from fskd.runs.ranking import split_name
 from fskd.types import Ranking
@@ -442,8 +442,7 @@ def test_reading_a_protocol_needs_no_training_code() -> None:
 def test_all_methods_can_be_foreseen() -> None:
     planner = Planner()
     for name in methods.names():
-        raw = {"method": name, "data": {"shots": 2}}
-        counts = planner.cost(resolve(raw, WANTED.get(name, {})))
+        counts = planner.cost(resolve(example(name)))
         assert counts.n_train == 20
         assert counts.student_rows >= 0 <= counts.teacher_queries
 

@@ -87,7 +87,7 @@ def cost(job: Job) -> Cost:
     for phase, steps in zip(phases, phase_steps(phases, job.steps), strict=True):
         batch = batches.batch(start, phase)
         seen = len(batch.inputs)
-        known = n_kept / n * _real_rows(job, batch, phase.generated)
+        known = n_kept / n * real_rows(job, batch, phase.generated)
         rows += steps * seen * phase.trained
         queries += steps * (seen - known) * sum(run.asks for run in phase.runs)
         start += steps
@@ -115,7 +115,7 @@ def check_queries(job: Job, world: int = 1) -> None:
         raise SettingError("teacher.queries", job.queries, accepted)
 
 
-def _real_rows(job: Job, batch: Batch, generated: bool) -> float:
+def real_rows(job: Job, batch: Batch, generated: bool) -> float:
     """Real rows of a step, or their expectation."""
     if not generated or job.generator is None:
         return batch.n_real
