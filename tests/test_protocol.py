@@ -55,6 +55,17 @@ def with_pictures(config: RunConfig, root: Path) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"root": str(root)})})
 
 
+def test_pe_has_equally_long_arms_beside_it() -> None:
+    """Alternate steps lengthen training by 1/0.3; weight decay is the same for all."""
+    (file,) = (file for file in FILES if file.stem == "pe")
+    runs = {run.arm: run.config for run in read_protocol(file).runs() if run.config.seed == 0}
+    assert {config.optim.weight_decay for config in runs.values()} == {1e-4}
+    steps = {arm: prepare(config, Path()).steps for arm, config in runs.items()}
+    assert steps.pop("kd") == steps.pop("kdplus") == 800
+    assert steps.keys() == {"kd_longer", "kdplus_longer", "mixpatch", "pe"}
+    assert set(steps.values()) == {2667}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_shipped_protocols(file: Path, tmp_path: Path) -> None:
     protocol = read_protocol(file)

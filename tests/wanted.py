@@ -13,6 +13,7 @@ WANTED: dict[str, dict[str, Any]] = {
     "lit": ALIKE,
     "meal_v2": {"teacher": "cnn_small+cnn_small"},
     "mixmatch": {"data": {"unlabelled": "rest"}},
+    "pe": {"generator": {"scale_epochs": False}},
     "remixmatch": {"data": {"unlabelled": "rest"}},
 }
 # They choose rows and labels themselves.
