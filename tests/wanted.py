@@ -13,6 +13,7 @@ WANTED: dict[str, dict[str, Any]] = {
     "lit": ALIKE,
     "meal_v2": {"teacher": "cnn_small+cnn_small"},
     "mixmatch": {"data": {"unlabelled": "rest"}},
+    "practise": {"student": "resnet8", "teacher": {"name": "resnet14"}},
     "remixmatch": {"data": {"unlabelled": "rest"}},
 }
 # They choose rows and labels themselves.

@@ -1,6 +1,7 @@
 """Carries out a procedure: what it may do with the run that it serves, and what that cost."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -77,7 +78,7 @@ class RunHands:
         lr: float | None = None,
     ) -> float:
         """Steps of the run's optimiser on a loss of the batches' images."""
-        job, settings = self._job, self._job.config.optim
+        begun, job, settings = time.perf_counter(), self._job, self._job.config.optim
         if lr is not None:
             settings = settings.model_copy(update={"lr": lr})
         batches = batch_maker(job, self._session.device, self._session.runtime.workers)
@@ -97,6 +98,7 @@ class RunHands:
             values.append(value.detach())
             self.counts.student_rows += len(inputs)
         self.counts.step += steps
+        self.counts.seconds += time.perf_counter() - begun
         found = float(torch.stack(list(values)).mean()) if values else 0.0
         if not math.isfinite(found):
             raise TrainingError(f"step {self.counts.step}: the procedure's loss is {found}")
