@@ -116,8 +116,10 @@ class NetGraft(Procedure):
         grafts = Grafts(net, source, hands.size, hands.rng)
         for part in grafts.blocks:
             part.train()
-        losses = {}
-        for first, last, steps in stretches(len(grafts.blocks), hands.steps, self.settings.alone):
+        losses, planned = {}, stretches(len(grafts.blocks), hands.steps, self.settings.alone)
+        if not any(first == last for first, last, _ in planned):
+            hands.say("no block is grafted alone, for want of updates")
+        for first, last, steps in planned:
             name = f"block {last + 1}" if first == last else f"blocks 1-{last + 1}"
             losses[name] = self._graft(hands, grafts, first, last, steps)
             hands.say(f"{name} grafted: {steps} updates, loss {losses[name]:.4g}")

@@ -276,7 +276,7 @@ MUTANTS = (
            "for k, matrix in list(grafts.joints().items())[:0]:", "procedures/netgraft.py"),
     Mutant("netgraft", "joint transposed", '"odhw,dc->ochw"', '"odhw,cd->ochw"',
            "models/joints.py"),
-    Mutant("netgraft", "blocks never in train mode", "            part.train()", "            part.eval()",
+    Mutant("netgraft", "blocks in eval mode", "part.train()", "part.eval()",
            "procedures/netgraft.py"),
     Mutant("netgraft", "earlier blocks frozen in chains", "grafts.parameters(first, last)",
            "grafts.parameters(last, last)", "procedures/netgraft.py"),
