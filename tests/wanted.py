@@ -16,6 +16,7 @@ WANTED: dict[str, dict[str, Any]] = {
     "pe": {"generator": {"scale_epochs": False}},
     "remixmatch": {"data": {"unlabelled": "rest"}},
 }
+WANTED |= {name: dict(found) for name in methods.names() if (found := methods.get(name).example)}
 # They choose rows and labels themselves.
 ALONE = ("adamixup", "mixmatch", "remixmatch")
 JOINED = [

@@ -1,6 +1,7 @@
 """Carries out a procedure: what it may do with the run that it serves, and what that cost."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -18,6 +19,7 @@ from fskd.runs.track import Tracks
 from fskd.runs.training import train
 from fskd.seeding import torch_generator
 from fskd.teachers.base import Teacher
+from fskd.train.loop import phase_steps
 from fskd.train.optim import build_optimizer, lr_factor
 from fskd.train.watch import Counts
 
@@ -36,6 +38,7 @@ class RunHands:
 
     Attributes:
         counts: What it cost so far.
+        phases: Updates of descents and of the phases of the loop.
         notes: What the procedure keeps in the result.
     """
 
@@ -46,7 +49,7 @@ class RunHands:
         self.teacher, self.student = teacher, job.students[0].to(session.device)
         self.size, self.steps = job.data.train.size, job.steps
         self.rng = torch_generator(job.config.seed, "procedure")
-        self.counts, self.notes = Counts(), dict[str, Any]()
+        self.counts, self.phases, self.notes = Counts(), dict[str, int](), dict[str, Any]()
 
     def images(self) -> Iterator[Tensor]:
         """The subset's images in order, unmoved."""
@@ -59,7 +62,9 @@ class RunHands:
         before, left = self.counts, self.steps - self.counts.step
         if left <= 0:
             return
-        job = self._job._replace(steps=left)
+        job, phases = self._job._replace(steps=left), self._job.method.stretches()
+        lengths = phase_steps(phases, left)
+        self.phases |= dict(zip((phase.name for phase in phases), lengths, strict=True))
         after = train(job, self._session, self.teacher, self._role, self._tracks)
         self.counts = Counts(
             before.step + after.step,
@@ -77,7 +82,7 @@ class RunHands:
         lr: float | None = None,
     ) -> float:
         """Steps of the run's optimiser on a loss of the batches' images."""
-        job, settings = self._job, self._job.config.optim
+        begun, job, settings = time.perf_counter(), self._job, self._job.config.optim
         if lr is not None:
             settings = settings.model_copy(update={"lr": lr})
         batches = batch_maker(job, self._session.device, self._session.runtime.workers)
@@ -97,6 +102,8 @@ class RunHands:
             values.append(value.detach())
             self.counts.student_rows += len(inputs)
         self.counts.step += steps
+        self.phases["before"] = self.phases.get("before", 0) + steps
+        self.counts.seconds += time.perf_counter() - begun
         found = float(torch.stack(list(values)).mean()) if values else 0.0
         if not math.isfinite(found):
             raise TrainingError(f"step {self.counts.step}: the procedure's loss is {found}")
@@ -125,7 +132,7 @@ def carry_out(
     role: str,
     tracks: Tracks,
 ) -> tuple[Counts, dict[str, Any]]:
-    """Does what a procedure does; its counts, and what it keeps in the result.
+    """Does what a procedure does; its counts, and its own fields of a ``Result``.
 
     Args:
         procedure: The procedure.
@@ -138,4 +145,4 @@ def carry_out(
     hands = RunHands(job, session, cast(Teacher, teacher), role, tracks)
     procedure.run(hands)
     hands.counts.teacher_queries = hands.teacher.queries
-    return hands.counts, hands.notes
+    return hands.counts, {"phases": hands.phases, "procedure": hands.notes}

@@ -19,7 +19,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/methods/test_{name}.py", "tests/methods/test_{name}_method.py",
          "tests/generators/test_{name}.py",
-         "tests/generators/test_{name}_generator.py")  # fmt: skip
+         "tests/generators/test_{name}_generator.py",
+         "tests/procedures/test_{name}.py")  # fmt: skip
 SHARED = ("tests/test_golden.py", "tests/contract/test_method_contract.py",
           "tests/contract/test_method_passes.py", "tests/contract/test_method_rows.py",
           "tests/contract/test_method_numbers.py",
@@ -282,6 +283,27 @@ MUTANTS = (
            "if math.isinf(mean)", "generators/blind_mixpatch.py"),
     Mutant("remixmatch", "unmixed view counted among mixes", "batch.n_known - len(guess)",
            "batch.n_known"),
+    Mutant("practise", "least recoverable blocks go", "best[path][: n[path]]",
+           "best[path][-n[path] :]", "procedures/practise.py"),
+    Mutant("practise", "classifier trained", 'trains=("student.features",)',
+           'trains=("student",)', "procedures/practise.py"),
+    Mutant("practise", "weights not copied", "net.load_state_dict(kept_state(source.net, missing))",
+           "kept_state(source.net, missing)", "procedures/practise.py"),
+    Mutant("practise", "batches without weight", "sum(value * rows for value, rows in parts) / sum("
+           "rows for", "sum(value for value, rows in parts) / sum(1 for",
+           "procedures/practise.py"),
+    Mutant("practise", "shortcut of the next stack unadapted", "*filter(None, [_shortcut_conv("
+           "net, first)])", "", "models/blocks.py"),
+    Mutant("netgraft", "adaptors forgotten", "for k, matrix in grafts.joints().items():",
+           "for k, matrix in list(grafts.joints().items())[:0]:", "procedures/netgraft.py"),
+    Mutant("netgraft", "joint transposed", '"odhw,dc->ochw"', '"odhw,cd->ochw"',
+           "models/joints.py"),
+    Mutant("netgraft", "blocks in eval mode", "part.train()", "part.eval()",
+           "procedures/netgraft.py"),
+    Mutant("netgraft", "earlier blocks frozen in chains", "grafts.parameters(first, last)",
+           "grafts.parameters(last, last)", "procedures/netgraft.py"),
+    Mutant("netgraft", "fed with the block's own map", "known.stages[first - 1]",
+           "known.stages[first]", "procedures/netgraft.py"),
 )  # fmt: skip
 
 
