@@ -79,7 +79,8 @@ def entry(name: str) -> Entry:
     """What there is to say of a method."""
     job, still = (_job(name, moved) for moved in (True, False))
     counts, known = cost(job), cost(still).teacher_queries
-    drawn = STEPS * job.config.optim.batch_size
+    in_turn = _trainings(job)  # each with the budget of the run
+    drawn = STEPS * job.config.optim.batch_size / in_turn
     kind = methods.get(name)
     return Entry(
         name,
@@ -87,7 +88,7 @@ def entry(name: str) -> Entry:
         citation(kind.__doc__),
         (*_read(job, job.method.methods[name]), *_asked_for(job.method.methods[name].needs)),
         counts.student_rows / drawn,
-        _networks(job),
+        _networks(job) if in_turn == 1 else f"{in_turn} in turn + teacher",
         counts.teacher_queries / drawn,
         known / drawn,
     )
@@ -156,6 +157,14 @@ def _asked_for(needs: Needs) -> Iterator[str]:
         if value and name not in hidden:
             other = name.replace("_", " ") + ("" if value is True else " {}")
             yield WORDS.get(name, other).format(value)
+
+
+def _trainings(job: Job) -> int:
+    """How many networks a chain trains in turn, from the one behind the teacher to the student."""
+    n, teacher = 1, job.config.teacher
+    while teacher is not None and teacher.teacher is not None:
+        n, teacher = n + 1, teacher.teacher
+    return n
 
 
 def _networks(job: Job) -> str:

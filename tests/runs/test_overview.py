@@ -27,6 +27,9 @@ COUNTED = {
 }  # fmt: skip
 
 
+COSTS = ("student_rows", "teacher_queries")
+
+
 @pytest.fixture(scope="module")
 def table() -> dict[str, Entry]:
     return {one.name: one for one in overview()}
@@ -114,6 +117,17 @@ def test_networks(table: dict[str, Entry]) -> None:
     assert found["one"] == "1 + 2 branches"
     assert found["mixmatch"] == "1 + average"
     assert found["lit"] == "1 + 2 sections + teacher"
+
+
+@pytest.mark.parametrize("name", ["takd", "ban"])
+def test_costs_of_chains(name: str, table: dict[str, Entry], tmp_path: Path) -> None:
+    """All that is trained for the student's sake, from its result and those of its links."""
+    result, drawn = go(name, 4, tmp_path, augment={"flip": True})
+    links = [Result.from_json(path.read_text()) for path in tmp_path.glob("*-kd-*/result.json")]
+    assert len(links) == 1
+    rows, queries = (sum(getattr(one, what) for one in (result, *links)) for what in COSTS)
+    assert (rows, queries) == (table[name].rows * drawn, table[name].queries * drawn)
+    assert table[name].networks == "2 in turn + teacher"
 
 
 def test_a_method_that_was_just_added(monkeypatch: pytest.MonkeyPatch) -> None:
