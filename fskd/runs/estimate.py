@@ -13,7 +13,7 @@ from fskd.errors import SettingError
 from fskd.runs.batches import batch_maker
 from fskd.runs.episodes import first_episode
 from fskd.runs.images import load_data
-from fskd.runs.prepare import NOTHING_GIVEN, Given, Job
+from fskd.runs.prepare import NOTHING_GIVEN, Given, Job, foreseen
 from fskd.runs.training import logits_kept
 from fskd.teachers.base import members
 from fskd.train.loop import phase_steps
@@ -91,6 +91,8 @@ def cost(job: Job) -> Cost:
         rows += steps * seen * phase.trained
         queries += steps * (seen - known) * sum(run.asks for run in phase.runs)
         start += steps
+    if (own := foreseen(job)) is not None:
+        queries, n_kept = own, 0
     if job.teacher is not None:
         queries = (queries + n_kept) * len(members(job.teacher))
     return Cost(n, job.steps, round(rows), round(queries))
