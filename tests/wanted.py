@@ -13,8 +13,10 @@ WANTED: dict[str, dict[str, Any]] = {
     "lit": ALIKE,
     "meal_v2": {"teacher": "cnn_small+cnn_small"},
     "mixmatch": {"data": {"unlabelled": "rest"}},
+    "pe": {"generator": {"scale_epochs": False}},
     "remixmatch": {"data": {"unlabelled": "rest"}},
 }
+WANTED |= {name: dict(found) for name in methods.names() if (found := methods.get(name).example)}
 # They choose rows and labels themselves.
 ALONE = ("adamixup", "mixmatch", "remixmatch")
 JOINED = [

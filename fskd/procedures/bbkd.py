@@ -72,6 +72,7 @@ class BBKD(Procedure):
     settings: Settings
     needs = Procedure.needs._replace(one_process=True)
     makes_images = True
+    family = "few-sample"
 
     def check(self, student: FeatureNet, teacher: nn.Module, size: tuple[int, int, int]) -> None:
         check_answers("bbkd", teacher)

@@ -81,6 +81,7 @@ class FSBBT(Procedure):
     settings: Settings
     needs = Procedure.needs._replace(one_process=True)
     makes_images = True
+    family = "few-sample"
 
     def check(self, student: FeatureNet, teacher: nn.Module, size: tuple[int, int, int]) -> None:
         check_answers("fs_bbt", teacher)

@@ -21,6 +21,7 @@ from fskd.runs.track import Tracks
 from fskd.runs.training import train
 from fskd.seeding import torch_generator
 from fskd.teachers.base import Teacher
+from fskd.train.loop import phase_steps
 from fskd.train.optim import build_optimizer, lr_factor
 from fskd.train.watch import Counts
 
@@ -39,6 +40,7 @@ class RunHands:
 
     Attributes:
         counts: What it cost so far.
+        phases: Updates of descents and of the phases of the loop.
         notes: What the procedure keeps in the result.
     """
 
@@ -50,7 +52,7 @@ class RunHands:
         self.size, self.steps = job.data.train.size, job.steps
         self.budget, self._trainings = rows_allowed(job), Trainings(job)
         self.rng = torch_generator(job.config.seed, "procedure")
-        self.counts, self.notes = Counts(), dict[str, Any]()
+        self.counts, self.phases, self.notes = Counts(), dict[str, int](), dict[str, Any]()
 
     def images(self) -> Iterator[Tensor]:
         """The subset's images in order, unmoved."""
@@ -64,7 +66,13 @@ class RunHands:
         if left <= 0:
             return
         job = self._job._replace(steps=left)
+        self._count_phases(left)
         self._add(train(job, self._session, self.teacher, self._role, self._tracks))
+
+    def _count_phases(self, steps: int) -> None:
+        phases = self._job.method.stretches()
+        for phase, length in zip(phases, phase_steps(phases, steps), strict=True):
+            self.phases[phase.name] = self.phases.get(phase.name, 0) + length
 
     def _add(self, after: Counts) -> None:
         before = self.counts
@@ -84,7 +92,7 @@ class RunHands:
         lr: float | None = None,
     ) -> float:
         """Steps of the run's optimiser on a loss of the batches' images."""
-        job, settings = self._job, self._job.config.optim
+        begun, job, settings = time.perf_counter(), self._job, self._job.config.optim
         if lr is not None:
             settings = settings.model_copy(update={"lr": lr})
         batches = batch_maker(job, self._session.device, self._session.runtime.workers)
@@ -104,6 +112,8 @@ class RunHands:
             values.append(value.detach())
             self.counts.student_rows += len(inputs)
         self.counts.step += steps
+        self.phases["before"] = self.phases.get("before", 0) + steps
+        self.counts.seconds += time.perf_counter() - begun
         found = float(torch.stack(list(values)).mean()) if values else 0.0
         if not math.isfinite(found):
             raise TrainingError(f"step {self.counts.step}: the procedure's loss is {found}")
@@ -129,6 +139,7 @@ class RunHands:
             before = self.counts.step
             self._add(train(job, self._session, known, self._role, self._tracks, before))
         self.counts = self._trainings.end(self.counts)
+        self._count_phases(steps)
 
     def say(self, line: str) -> None:
         """Shows a line."""
@@ -153,7 +164,7 @@ def carry_out(
     role: str,
     tracks: Tracks,
 ) -> tuple[Counts, dict[str, Any]]:
-    """Does what a procedure does; its counts, and what it keeps in the result.
+    """Does what a procedure does; its counts, and its own fields of a ``Result``.
 
     Args:
         procedure: The procedure.
@@ -169,4 +180,4 @@ def carry_out(
     # Trainings count their own time, earlier attempts included; a procedure does more.
     hands.counts.seconds = max(hands.counts.seconds, time.perf_counter() - begun)
     hands.counts.teacher_queries = hands.teacher.queries
-    return hands.counts, hands.notes
+    return hands.counts, {"phases": hands.phases, "procedure": hands.notes}

@@ -71,7 +71,8 @@ def train(
             teacher.queries = counts.teacher_queries if session.main else 0
     report = _reporter(job, session, counts, role, tracks, before)
     save, finish = _saver(job, session, counts)
-    watch = Watch(fabric, counts, report, save, runtime.save_every, runtime.log_every)
+    every = runtime.save_every, runtime.log_every
+    watch = Watch(fabric, counts, report, save, *every, session.screen.say)
     training = Training(task, teacher, batches, job.steps, config.optim, fabric, config.seed, watch)
     try:
         with torch.random.fork_rng():
