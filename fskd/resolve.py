@@ -322,7 +322,9 @@ def _check_unlabelled(config: RunConfig) -> None:
         return
     if data.episodic is not None:
         accepted = "none with episodic, whose students see the support alone"
-    elif not any(stretch.unlabelled for stretch in method.stretches()):
+    elif makes_images(config.method) or not any(
+        stretch.unlabelled for stretch in method.stretches()
+    ):
         accepted = f"none: {config.method.name} reads no images without labels"
     elif method.unlabelled_views > 1 and not data.augment.active:
         who = f"{method.unlabelled_views} views of {_who_needs_unlabelled(config.method)}"
@@ -337,6 +339,12 @@ def _who_needs_unlabelled(method: Component) -> str:
     """Name of the method that needs most views of unlabelled rows; empty if none needs any."""
     views = {name: one.needs.unlabelled for name, one in described(method.parts).methods.items()}
     return max(views, key=lambda name: views[name]) if any(views.values()) else ""
+
+
+def makes_images(method: Component) -> bool:
+    """True for a procedure whose students learn from images that it makes."""
+    one = methods.get(method.parts[0][0])
+    return issubclass(one, Procedure) and one.makes_images
 
 
 def needs_teacher(method: Component) -> bool:

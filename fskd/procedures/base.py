@@ -7,7 +7,7 @@ the run that it serves is given to it as ``Hands``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,22 @@ from torch import Tensor, nn
 from fskd.methods.base import Method
 from fskd.models.taps import FeatureNet
 from fskd.teachers.base import Teacher
+
+
+class Labelled(NamedTuple):
+    """Images that a teacher was asked about.
+
+    Attributes:
+        images: uint8 (n, C, H, W), on the CPU.
+        probs: What it answered, (n, K), float32, rows sum to 1.
+    """
+
+    images: Tensor
+    probs: Tensor
+
+    def __add__(self, more: "Labelled") -> "Labelled":  # type: ignore[override]
+        """Both, one behind the other."""
+        return Labelled(*map(torch.cat, zip(self, more, strict=True)))
 
 
 class Hands(Protocol):
@@ -25,6 +41,7 @@ class Hands(Protocol):
         teacher: Frozen, with its weights; ``ask`` counts.
         size: (C, H, W) of the images.
         steps: Optimiser updates that the run may make.
+        budget: Rows that the teacher may be asked about; None for any number.
         rng: CPU generator of this run.
     """
 
@@ -32,6 +49,7 @@ class Hands(Protocol):
     teacher: Teacher
     size: tuple[int, int, int]
     steps: int
+    budget: int | None
     rng: torch.Generator
 
     def images(self) -> Iterator[Tensor]:
@@ -58,6 +76,29 @@ class Hands(Protocol):
             lr: Learning rate, constant; the run's, with its schedule, if None.
         """
 
+    def pixels(self) -> Tensor:
+        """The subset's images in order, unmoved, uint8 (n, C, H, W) on the CPU."""
+
+    def label(self, name: str, make: Callable[[], Tensor]) -> Labelled:
+        """Images and the teacher's probabilities; what was asked before a kill is not asked again.
+
+        Both are kept beside the run until it is finished, and come from there if they are there.
+
+        Args:
+            name: Of these images, each name once in a run.
+            make: Makes them, uint8 (m, C, H, W); called only if they are not kept.
+        """
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The student's logits in eval mode, float32 (m, K) on the CPU, for uint8 images."""
+
+    def distil(self, made: Labelled, steps: int) -> None:
+        """The ordinary loop on these images and answers, for so many updates; asks nobody.
+
+        The student goes on from where it is; the schedule begins anew. A finished training is not
+        repeated after a kill.
+        """
+
     def say(self, line: str) -> None:
         """Shows a line to the user."""
 
@@ -70,6 +111,8 @@ class Procedure(Method):
 
     ensemble: bool = False
     """Whether the mean of the softmaxes of all links that are like the student is measured."""
+    makes_images: ClassVar[bool] = False
+    """Whether students learn from images that it makes and has labelled, and from no others."""
 
     @property
     def hop(self) -> Mapping[str, Any]:
@@ -93,6 +136,19 @@ class Procedure(Method):
             teacher: The teacher, which may have no weights yet.
             size: (C, H, W) of the images.
         """
+
+    def queries(self, n_train: int, steps: int, budget: int | None) -> int | None:
+        """Rows that it will ask each teacher about; None for those of the ordinary loop.
+
+        Args:
+            n_train: n, the images of the subset.
+            steps: Optimiser updates of the run.
+            budget: Most rows that may be asked; None for any number.
+
+        Raises:
+            SettingError: If rows or updates do not suffice.
+        """
+        return None
 
     def run(self, hands: Hands) -> None:
         """Everything between preparation and measuring; by default the ordinary loop."""

@@ -215,6 +215,11 @@ class RunDir:
         return self.path / "answers.safetensors"
 
     @property
+    def asked(self) -> Path:
+        """Folder of what a procedure had labelled and trained, while the run is unfinished."""
+        return self.path / "asked"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -279,7 +284,7 @@ class RunDir:
         """
         self.state.unlink(missing_ok=True)
         self.answers.unlink(missing_ok=True)
-        for path in self.path.glob("episode*/"):
+        for path in (self.asked, *self.path.glob("episode*/")):
             shutil.rmtree(path, ignore_errors=True)
 
     def drop_temporaries(self) -> None:

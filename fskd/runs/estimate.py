@@ -15,7 +15,7 @@ from fskd.generators.base import Generator
 from fskd.runs.batches import batch_maker
 from fskd.runs.episodes import first_episode
 from fskd.runs.images import load_data
-from fskd.runs.prepare import NOTHING_GIVEN, Given, Job
+from fskd.runs.prepare import NOTHING_GIVEN, Given, Job, foreseen
 from fskd.runs.training import logits_kept
 from fskd.teachers.base import members
 from fskd.train.batches import BatchMaker
@@ -97,6 +97,8 @@ def cost(job: Job) -> Cost:
         if phase.generated:
             queries += _searched(job.generator, batches, range(start, start + steps))
         start += steps
+    if (own := foreseen(job)) is not None:
+        queries, n_kept = own, 0
     if job.teacher is not None:
         queries = (queries + n_kept) * len(members(job.teacher))
     return Cost(n, job.steps, round(rows), round(queries))

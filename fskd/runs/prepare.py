@@ -20,7 +20,7 @@ from fskd.models.sections import reinitialised
 from fskd.models.taps import FeatureNet
 from fskd.models.usable import check_rows
 from fskd.procedures.base import Procedure
-from fskd.resolve import needs_teacher, students_needed
+from fskd.resolve import makes_images, needs_teacher, students_needed
 from fskd.results.store import RunDir
 from fskd.runs.asked import check_asked, check_ranks
 from fskd.runs.hashes import code_hashes, file_hash, weights_hash
@@ -129,6 +129,8 @@ def pin(
         hashes[f"student{i}"] = weights_hash(student, trains=True)
     if not given.students:
         hashes |= code_hashes([config.student, *config.peers])
+    if given.queries is not None and makes_images(config.method):  # which depend on it
+        hashes["queries"] = str(given.queries)
     teacher = config.teacher
     while teacher is not None:  # of a chain, the code of each
         hashes |= code_hashes(teacher.names)
@@ -312,9 +314,30 @@ def build(
     for net in students:
         check_rows(net.net, data.train.size, config.optim.batch_size, "student")
     steps = config.budget.to_steps(len(subset.train), config.optim.batch_size, scale)
-    return Job(
+    job = Job(
         config, data, subset, ranking, students, teacher, method, roles,
         generator, rows, hidden, steps, folder,
         given.queries if config.teacher is None else config.teacher.queries,
         tuple(dict.fromkeys(notes)), tuple(doubts),
     )  # fmt: skip
+    foreseen(job)
+    return job
+
+
+def rows_allowed(job: Job) -> int | None:
+    """Rows that each network of the teacher may be asked about; None for any number."""
+    if job.queries is None or job.teacher is None:
+        return None
+    return job.queries // len(members(job.teacher))
+
+
+def foreseen(job: Job) -> int | None:
+    """Rows that a procedure will ask each network of the teacher; None for those of the loop.
+
+    Raises:
+        SettingError: If it may not ask as many as it needs.
+    """
+    one = next(iter(job.method.methods.values()))
+    if not isinstance(one, Procedure):
+        return None
+    return one.queries(len(job.subset.train), job.steps, rows_allowed(job))

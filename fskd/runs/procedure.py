@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from fskd.data.loader import chunks
 from fskd.errors import TrainingError
-from fskd.procedures.base import Procedure
+from fskd.procedures.base import Labelled, Procedure
 from fskd.runs.batches import batch_maker
-from fskd.runs.prepare import Job
+from fskd.runs.labelled import Trainings, label, on_labelled, pixels, predict
+from fskd.runs.prepare import Job, rows_allowed
 from fskd.runs.session import Session
+from fskd.runs.teacher import Kind
 from fskd.runs.track import Tracks
 from fskd.runs.training import train
 from fskd.seeding import torch_generator
@@ -48,6 +50,7 @@ class RunHands:
         self._job, self._session, self._role, self._tracks = job, session, role, tracks
         self.teacher, self.student = teacher, job.students[0].to(session.device)
         self.size, self.steps = job.data.train.size, job.steps
+        self.budget, self._trainings = rows_allowed(job), Trainings(job)
         self.rng = torch_generator(job.config.seed, "procedure")
         self.counts, self.phases, self.notes = Counts(), dict[str, int](), dict[str, Any]()
 
@@ -59,13 +62,20 @@ class RunHands:
 
     def train(self) -> None:
         """The ordinary loop, with the updates that are left."""
-        before, left = self.counts, self.steps - self.counts.step
+        left = self.steps - self.counts.step
         if left <= 0:
             return
-        job, phases = self._job._replace(steps=left), self._job.method.stretches()
-        lengths = phase_steps(phases, left)
-        self.phases |= dict(zip((phase.name for phase in phases), lengths, strict=True))
-        after = train(job, self._session, self.teacher, self._role, self._tracks)
+        job = self._job._replace(steps=left)
+        self._count_phases(left)
+        self._add(train(job, self._session, self.teacher, self._role, self._tracks))
+
+    def _count_phases(self, steps: int) -> None:
+        phases = self._job.method.stretches()
+        for phase, length in zip(phases, phase_steps(phases, steps), strict=True):
+            self.phases[phase.name] = self.phases.get(phase.name, 0) + length
+
+    def _add(self, after: Counts) -> None:
+        before = self.counts
         self.counts = Counts(
             before.step + after.step,
             before.student_rows + after.student_rows,
@@ -109,6 +119,28 @@ class RunHands:
             raise TrainingError(f"step {self.counts.step}: the procedure's loss is {found}")
         return found
 
+    def pixels(self) -> Tensor:
+        """The subset's images in order, uint8."""
+        return pixels(self._job, self._session.device)
+
+    def label(self, name: str, make: Callable[[], Tensor]) -> Labelled:
+        """Images and the teacher's probabilities."""
+        return label(self._job, self._session, self.teacher, name, make)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The student's logits for uint8 images."""
+        return predict(self._job, self._session.device, images)
+
+    def distil(self, made: Labelled, steps: int) -> None:
+        """The ordinary loop on these images and answers, unless an earlier attempt finished it."""
+        if self._trainings.begin():
+            job = on_labelled(self._job, made, steps)
+            known = Teacher(cast(Kind, job.teacher), self._session.device)
+            before = self.counts.step
+            self._add(train(job, self._session, known, self._role, self._tracks, before))
+        self.counts = self._trainings.end(self.counts)
+        self._count_phases(steps)
+
     def say(self, line: str) -> None:
         """Shows a line."""
         self._session.screen.say(line)
@@ -143,6 +175,9 @@ def carry_out(
         tracks: Get what the log gets.
     """
     hands = RunHands(job, session, cast(Teacher, teacher), role, tracks)
+    begun = time.perf_counter()
     procedure.run(hands)
+    # Trainings count their own time, earlier attempts included; a procedure does more.
+    hands.counts.seconds = max(hands.counts.seconds, time.perf_counter() - begun)
     hands.counts.teacher_queries = hands.teacher.queries
     return hands.counts, {"phases": hands.phases, "procedure": hands.notes}

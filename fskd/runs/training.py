@@ -31,7 +31,14 @@ from fskd.train.watch import Counts, Watch
 MOST_KEPT = 1 << 30  # bytes of the teacher's logits
 
 
-def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks: Tracks) -> Counts:
+def train(
+    job: Job,
+    session: Session,
+    teacher: Teacher | None,
+    role: str,
+    tracks: Tracks,
+    before: int = 0,
+) -> Counts:
     """Trains the students of a run; says what it cost.
 
     Args:
@@ -40,6 +47,7 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
         teacher: With its weights, or None.
         role: What the network is for, as shown on the screen.
         tracks: Get what the log gets.
+        before: Updates of trainings that the log has already; its steps go on from there.
 
     Raises:
         TrainingError: If a loss is not finite; names step, term and the last good state.
@@ -61,7 +69,7 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
         _remember_logits(job, teacher, batches.loader.fixed_views, session)
         if state is not None:
             teacher.queries = counts.teacher_queries if session.main else 0
-    report = _reporter(job, session, counts, role, tracks)
+    report = _reporter(job, session, counts, role, tracks, before)
     save, finish = _saver(job, session, counts)
     every = runtime.save_every, runtime.log_every
     watch = Watch(fabric, counts, report, save, *every, session.screen.say)
@@ -118,11 +126,11 @@ def _about_unlabelled(job: Job, hidden: Unlabelled) -> str:
 
 
 def _reporter(
-    job: Job, session: Session, counts: Counts, role: str, tracks: Tracks
+    job: Job, session: Session, counts: Counts, role: str, tracks: Tracks, before: int
 ) -> Callable[[dict[str, Any]], None]:
     """Opens log and screen; returns what writes a record to both and to the trackers."""
     config = job.config
-    log = MetricsLog(job.folder.metrics if session.main else None, counts.step)
+    log = MetricsLog(job.folder.metrics if session.main else None, before + counts.step)
     if session.main:
         save_config(job)
     n = f"n={len(job.subset.train)}"
@@ -130,8 +138,9 @@ def _reporter(
     session.screen.begin(title, job.steps, counts.step)
 
     def report(record: dict[str, Any]) -> None:
-        log.write(record)
-        tracks.log(record)
+        known = {**record, "step": before + record["step"]}
+        log.write(known)
+        tracks.log(known)
         session.screen.step(record, job.steps, config.optim.batch_size)
 
     return report

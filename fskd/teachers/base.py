@@ -113,6 +113,10 @@ class Teacher:
         self._count(len(inputs))
         return self.net(inputs, taps)
 
+    def recall(self, rows: int) -> None:
+        """Counts rows that an earlier attempt of the same run asked about."""
+        self._count(rows)
+
     def answer(
         self,
         batch: Batch,

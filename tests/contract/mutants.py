@@ -75,7 +75,37 @@ MUTANTS = (
     Mutant("at", "power ignored", "loss, own.weight)", "loss * 0 + attention_transfer(step.student."
            "stages, step.teacher.stages), own.weight)"),
     Mutant("at", "target not detached", "maps_t.detach()", "maps_t"),
+    Mutant("bbkd", "the surest share", ".amax(2).min(1)", ".amax(2).max(1)", "procedures/bbkd.py"),
+    Mutant("bbkd", "the surest mixes", "argsort(stable=True)", "argsort(stable=True, descending="
+           "True)", "procedures/bbkd.py"),
+    Mutant("bbkd", "pairs asked about again", "distinct(pairs, sum(sizes), rng).split(sizes)",
+           "[distinct(pairs, size, rng) for size in sizes]", "procedures/bbkd.py"),
+    Mutant("bbkd", "a budget for too few", "own > budget:", "own < budget:",
+           "procedures/queries.py"),
+    Mutant("bbkd", "asked again", 'load_file(path)["rows"]', 'load_file(path)["nothing"]',
+           "runs/labelled.py"),
+    Mutant("bbkd", "known answers are free", "teacher.recall(len(part))", "pass",
+           "runs/labelled.py"),
+    Mutant("bbkd", "a stale state", "job.folder.state.unlink(missing_ok=True)", "pass",
+           "runs/labelled.py"),
+    Mutant("bbkd", "the student starts again", "job.task().load_state_dict(state.task)", "pass",
+           "runs/labelled.py"),
+    Mutant("bbkd", "labels learned", "Objective(0.0, 1.0", "Objective(1.0, 1.0",
+           "procedures/bbkd.py"),
+    Mutant("bbkd", "all trainings alike", "list(accumulate(asked))", "asked",
+           "procedures/bbkd.py"),
+    Mutant("bbkd", "the log begins anew", "MetricsLog(job.folder.metrics if session.main else "
+           "None, before + ", "MetricsLog(job.folder.metrics if session.main else None, ",
+           "runs/training.py"),
     Mutant("ce", "smoothing lost", "label_smoothing: float", "label_smooth: float"),
+    Mutant("fs_bbt", "shares near 0", "(drawn > margin)", "(drawn > 0)", "procedures/fs_bbt.py"),
+    Mutant("fs_bbt", "images mixed with themselves", "(first + 1 + ", "(first + ",
+           "procedures/fs_bbt.py"),
+    Mutant("fs_bbt", "levels cut off", "mix.round()", "mix", "procedures/pairs.py"),
+    Mutant("fs_bbt", "codes pushed away", "-0.5 * (1", "0.5 * (1", "models/cvae.py"),
+    Mutant("fs_bbt", "variance for deviation", "(log_var / 2).exp()", "log_var.exp()",
+           "models/cvae.py"),
+    Mutant("fs_bbt", "samples of no class", "cat([z, self", "cat([z, 0 * self", "models/cvae.py"),
     Mutant("kd", "weights swapped", "ce_weight: float = Field(0.1", "ce_weight: float = Field(0.9"),
     Mutant("kd", "T^2 missing", 'log_target=True) * temperature**2', "log_target=True)",
            "losses/targets.py"),
@@ -332,6 +362,8 @@ def first_failure(mutant: Mutant, folder: Path, contract: bool) -> str:
     own = [test.format(name=mutant.method) for test in TESTS]
     if mutant.file:
         own += ["tests/methods/test_objective.py", "tests/methods/test_passes.py"]
+    if mutant.file.startswith(("procedures/", "runs/")):
+        own.append("tests/procedures/test_labelled.py")
     # Parameters of shared tests begin with the method's name.
     one = " or ".join(f"[{mutant.method}{end}" for end in ("-", "]", "_"))
     shared = [name for name in SHARED if name.startswith("tests/contract/") or not contract]
