@@ -418,7 +418,7 @@ def main(names: Sequence[str]) -> int:
     there = {
         one.method
         for one in chosen
-        for kind in ("methods", "generators")
+        for kind in ("methods", "generators", "procedures")
         if (ROOT / "fskd" / kind / f"{one.method}.py").is_file()
     }
     if not all([healthy(method, contract) for method in sorted(there)]):
