@@ -7,7 +7,7 @@ the run that it serves is given to it as ``Hands``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,9 @@ class Hands(Protocol):
             lr: Learning rate, constant; the run's, with its schedule, if None.
         """
 
+    def look(self, images: Tensor) -> None:
+        """Runs the student on images in eval mode and without gradient; rows are counted."""
+
     def say(self, line: str) -> None:
         """Shows a line to the user."""
 
@@ -70,6 +73,9 @@ class Procedure(Method):
 
     ensemble: bool = False
     """Whether the mean of the softmaxes of all links that are like the student is measured."""
+
+    asks: ClassVar[bool] = False
+    """Whether it needs the teacher even where its loop does not."""
 
     @property
     def hop(self) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Carries out a procedure: what it may do with the run that it serves, and what that cost."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from fskd.data.loader import chunks
 from fskd.errors import TrainingError
+from fskd.models.modes import in_mode
 from fskd.procedures.base import Procedure
 from fskd.runs.batches import batch_maker
 from fskd.runs.prepare import Job
@@ -102,6 +104,13 @@ class RunHands:
             raise TrainingError(f"step {self.counts.step}: the procedure's loss is {found}")
         return found
 
+    @torch.no_grad()
+    def look(self, images: Tensor) -> None:
+        """Runs the student in eval mode; counted."""
+        self.counts.student_rows += len(images)
+        with in_mode(self.student, "eval"):
+            self.student(images)
+
     def say(self, line: str) -> None:
         """Shows a line."""
         self._session.screen.say(line)
@@ -136,6 +145,9 @@ def carry_out(
         tracks: Get what the log gets.
     """
     hands = RunHands(job, session, cast(Teacher, teacher), role, tracks)
+    begun = time.perf_counter()
     procedure.run(hands)
+    # Trainings count their own time, earlier attempts included; a procedure does more.
+    hands.counts.seconds = max(hands.counts.seconds, time.perf_counter() - begun)
     hands.counts.teacher_queries = hands.teacher.queries
     return hands.counts, hands.notes
