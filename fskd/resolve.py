@@ -271,7 +271,11 @@ def _generator(raw: object, method: Component, section: str) -> Component | None
     elif not uses:
         accepted = f"none: {method.name} uses no generated points"
         raise SettingError(section, f"'{name}'", accepted)
-    return component(generators, {**rest, "name": name}, section)
+    found = component(generators, {**rest, "name": name}, section)
+    if generators.get(found.name).asks and not needs_teacher(method):
+        accepted = f"one that asks no teacher: {method.name} has none"
+        raise SettingError(section, f"'{found.name}'", accepted)
+    return found
 
 
 def _teacher(raw: object, section: str) -> object:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fskd.command import Override, examples, make_console, run_command, whole, with_options
+from fskd.listing import ALL, PARTS, print_parts
 from fskd.options import OPTIONS, RUN, TRAIN, settings_layer
-from fskd.registry import describe
 
 if TYPE_CHECKING:
     from fskd.config import RunConfig
@@ -27,24 +26,16 @@ EXAMPLES = (
     ("Any setting", "--set method.temperature=2 optim.lr=0.1 runtime.compile=true"),
     ("A settings or protocol file", "protocols/chain_ta.yaml --seeds 3"),
     ("What there is", "--list"),
+    ("All methods, with papers and costs", "--list methods"),
 )
 PROGRAM = "python -m fskd.run"
-# What there is of each kind, and where.
-PARTS = {
-    "methods": "fskd.methods",
-    "generators": "fskd.generators",
-    "samplers": "fskd.data.samplers",
-    "datasets": "fskd.data.datasets",
-    "models": "fskd.models",
-    "procedures": "fskd.procedures",
-}
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
-def _list(value: bool) -> None:
-    if value:
-        print_parts(make_console())
+def _list(kind: str | None) -> None:
+    if kind is not None:
+        print_parts(make_console(), kind)
         raise typer.Exit
 
 
@@ -61,9 +52,15 @@ def command(
         bool, typer.Option("--force", help="Repeat finished runs.", rich_help_panel=RUN)
     ] = False,
     list_parts: Annotated[
-        bool,
-        typer.Option("--list", is_eager=True, callback=_list, help="List all parts and exit."),
-    ] = False,
+        str | None,
+        typer.Option(
+            "--list",
+            metavar="[KIND]",
+            is_eager=True,
+            callback=_list,
+            help=f"List all parts, or those of a kind ({', '.join(PARTS)}), and exit.",
+        ),
+    ] = None,
     override: Override = None,
     **settings: Any,
 ) -> None:
@@ -167,24 +164,25 @@ def _one_of_each(configs: "Sequence[RunConfig]") -> "Iterable[RunConfig]":
     return {same_but_seeds(config): config for config in configs}.values()
 
 
-def print_parts(console: Console) -> None:
-    """Methods, generators, samplers, data sets and models, one line each."""
-    from rich.table import Table
+def with_kind(arguments: Sequence[str]) -> list[str]:
+    """Says that all parts are meant where no kind follows ``--list``.
 
-    for kind, package in PARTS.items():
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column()
-        for name, line in describe(package):
-            table.add_row(f"  {name}", line)
-        console.print(f"[bold]{kind}[/bold]")
-        console.print(table, highlight=False)
-    console.print("  any timm or torchvision name, or package.module:function", highlight=False)
+    Example:
+        >>> with_kind(["--list", "--debug"]), with_kind(["--list", "methods"])
+        (['--list=all', '--debug'], ['--list', 'methods'])
+    """
+    given = list(arguments)
+    for i, argument in enumerate(given):
+        alone = i + 1 == len(given) or given[i + 1].startswith("-")
+        if argument == "--list" and alone:
+            given[i] = f"--list={ALL}"
+    return given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 for bad input, 1 for failed training)."""
-    return run_command(app, PROGRAM, arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_command(app, PROGRAM, with_kind(given))
 
 
 if __name__ == "__main__":

@@ -158,12 +158,14 @@ class Tools(NamedTuple):
             teacher is asked is counted.
         batches: Yields the real rows of one pass over the subset, without views.
         rng: CPU generator of this moment.
+        say: Shows the user a line.
     """
 
     progress: Progress
     ask: Callable[[str, Tensor, frozenset[str]], Outputs]
     batches: Callable[[], Iterator[Batch]]
     rng: torch.Generator
+    say: Callable[[str], None] = lambda _: None
 
 
 class TapShapes(NamedTuple):

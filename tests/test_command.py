@@ -6,12 +6,17 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from fskd.listing import print_parts
+from fskd.methods.base import methods
 from fskd.models.catalog import build
+from fskd.runs.overview import Entry, overview
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -146,10 +151,46 @@ def test_list_and_help(command: Command) -> None:
     assert code == 0
     for name in ("kdplus", "cutmix", "stratified", "tiny_imagenet", "resnet110", "timm"):
         assert name in listing
+    code, only, _ = command("--list", "samplers", folder=None)
+    assert code == 0
+    assert only.splitlines()[0] == "samplers"
+    assert only in listing
     code, text, _ = command("--help", folder=None)
     assert code == 0
     for word in ("--fraction", "--set", "Examples", "--teacher-checkpoint"):
         assert word in text
+
+
+def test_kinds_that_are_not_there(command: Command) -> None:
+    code, out, said = command("--list", "modls", folder=None)
+    assert (code, out) == (2, "")
+    assert said.startswith("error: --list: 'modls' is not accepted; expected one of methods, ")
+    assert said.count("\n") == 1
+    # Nothing, or an option, is no kind.
+    assert command("--list", "--debug", folder=None)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def entries() -> list[Entry]:
+    return overview()
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_methods_are_listed_with_paper_needs_and_cost(
+    width: int, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fskd.runs.overview.overview", lambda: entries)
+    text = StringIO()
+    print_parts(Console(file=text, width=width), "methods")
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    head, rows = lines[0], [line.split() for line in lines]
+    assert head.split() == ["method", "paper", "needs", "rows", "networks", "queries"]
+    assert {row[0] for row in rows if row} >= {*methods.names(), "features", "mixing"}
+    (kdplus,) = (line for line in lines if line.startswith(" kdplus "))
+    assert "Deng and Zhang" in kdplus
+    assert kdplus[head.index("rows") :].split()[1:] == ["1", "+", "teacher", "1", "(0.5)"]
+    assert "…" not in text.getvalue()
 
 
 @pytest.mark.parametrize(

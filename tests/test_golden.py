@@ -18,6 +18,7 @@ from steps import alone, batch, joint, net, shapes, speak, values, weighted
 from torch import Tensor
 
 from fskd.generators.cutmix import box_mask
+from fskd.generators.mixpatch import mix_patches, patch_sides
 from fskd.generators.mixup import interpolate
 from fskd.losses import kd_loss
 from fskd.losses.divergences import dkd_loss
@@ -44,6 +45,7 @@ from fskd.methods.reviewkd import ReviewKD
 from fskd.methods.sp import similarity_loss
 from fskd.methods.sskd import SSKD, head_loss
 from fskd.models.pointwise import fit_pointwise
+from fskd.train.step import total_loss
 from fskd.types import Batch, Outputs
 
 FOLDER = Path(os.environ.get("FSKD_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden"))
@@ -565,6 +567,24 @@ def check_pe_step(case: Case) -> None:
     )
     real = settings["ce_weight"] * terms["ce"] + settings["kd_weight"] * terms["kd"]
     case.close(torch.stack([real, terms["generated"]]), "parts")
+    # As PE makes them: a step is all real or all generated, under the method's own weights.
+    own, labels = joint("pe"), case["labels"]
+    none = Batch(
+        torch.zeros(len(labels), 1), labels[:0], labels[:0], {"generated": slice(0, len(labels))}
+    )
+    steps = (("", batch(labels)), ("_mixed", none))
+    nets = [
+        {"student": Outputs(case[f"logits_s{end}"]), "teacher": Outputs(case[f"logits_t{end}"])}
+        for end, _ in steps
+    ]
+    losses = [
+        total_loss(speak(own, net, rows), own.unit)
+        for net, (_, rows) in zip(nets, steps, strict=True)
+    ]
+    case.close(torch.stack(losses), "parts")
+    for name in ("logits_s", "logits_s_mixed"):
+        case[name].grad = None
+    case.gradients(torch.stack(losses).sum())
 
 
 def check_mixup(case: Case) -> None:
@@ -580,10 +600,12 @@ def check_mixup(case: Case) -> None:
 
 def check_mixpatch(case: Case) -> None:
     """Mixed images; one patch as large as the image is plain interpolation."""
-    if case.hp("patch_size") != case["x"].shape[-1]:
-        pytest.skip("no generator 'mixpatch' yet: only patches as large as the image")
-    lam = case["lam"][0].expand(len(case["x"]))
-    case.close(interpolate(case["x"], case["perm"], lam), "x_mixed")
+    images, perm, side = case["x"], case["perm"], case.hp("patch_size")
+    sides = patch_sides(side, images.shape[1:])
+    case.close(mix_patches(images, images[perm], case["lam"], sides), "x_mixed")
+    if side == images.shape[-1]:
+        lam = case["lam"][0].expand(len(images))
+        case.close(interpolate(images, perm, lam), "x_mixed")
 
 
 def check_cutmix(case: Case) -> None:

@@ -13,7 +13,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from wanted import WANTED
 
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, load
@@ -29,6 +28,7 @@ from fskd.results.names import load_names, save_names
 from fskd.results.store import Result
 from fskd.runs.calibrate import Planner
 from fskd.runs.estimate import Cost, _noise, here, stand_in
+from fskd.runs.overview import example
 from fskd.runs.prepare import Given, prepare
 from fskd.runs.ranking import split_name
 from fskd.types import Ranking
@@ -53,6 +53,17 @@ def with_pictures(config: RunConfig, root: Path) -> RunConfig:
         picture = Image.new("RGB", (40, 30), (20 * index, 0, 0))
         picture.save(root / "ab"[index % 2] / f"{index}.png")
     return config.model_copy(update={"data": config.data.model_copy(update={"root": str(root)})})
+
+
+def test_pe_has_equally_long_arms_beside_it() -> None:
+    """Alternate steps lengthen training by 1/0.3; weight decay is the same for all."""
+    (file,) = (file for file in FILES if file.stem == "pe")
+    runs = {run.arm: run.config for run in read_protocol(file).runs() if run.config.seed == 0}
+    assert {config.optim.weight_decay for config in runs.values()} == {1e-4}
+    steps = {arm: prepare(config, Path()).steps for arm, config in runs.items()}
+    assert steps.pop("kd") == steps.pop("kdplus") == 800
+    assert steps.keys() == {"kd_longer", "kdplus_longer", "mixpatch", "pe"}
+    assert set(steps.values()) == {2667}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -442,8 +453,7 @@ def test_reading_a_protocol_needs_no_training_code() -> None:
 def test_all_methods_can_be_foreseen() -> None:
     planner = Planner()
     for name in methods.names():
-        raw = {"method": name, "data": {"shots": 2}}
-        counts = planner.cost(resolve(raw, WANTED.get(name, {})))
+        counts = planner.cost(resolve(example(name)))
         assert counts.n_train == 20
         assert counts.student_rows >= 0 <= counts.teacher_queries
 

@@ -44,10 +44,11 @@ def calls(program: str, *options: str) -> str:
         "import fskd",
         "import fskd.results",
         calls("fskd.run", "--list"),
+        calls("fskd.run", "--list", "models"),
         calls("fskd.run", "--help"),
         calls("fskd.sweep", "--help"),
     ],
-    ids=["fskd", "results", "list", "help", "sweep_help"],
+    ids=["fskd", "results", "list", "list_kind", "help", "sweep_help"],
 )
 def test_what_computes_nothing_imports_no_torch(code: str) -> None:
     found = modules(code)

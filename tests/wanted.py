@@ -19,8 +19,10 @@ WANTED: dict[str, dict[str, Any]] = {
     "meal_v2": {"teacher": "cnn_small+cnn_small"},
     "mir": {"student": "resnet8", "teacher": {"name": "resnet14"}},
     "mixmatch": {"data": {"unlabelled": "rest"}},
+    "pe": {"generator": {"scale_epochs": False}},
     "remixmatch": {"data": {"unlabelled": "rest"}},
 }
+WANTED |= {name: dict(found) for name in methods.names() if (found := methods.get(name).example)}
 # They choose rows and labels themselves.
 ALONE = ("adamixup", "mixmatch", "remixmatch")
 JOINED = [

@@ -10,7 +10,18 @@ Example:
 """
 
 from fskd.generators.base import Generator, GeneratorSettings, Mixed
+from fskd.generators.blind_mixpatch import BlindMixPatch
 from fskd.generators.cutmix import CutMix
+from fskd.generators.mixpatch import MixPatch
 from fskd.generators.mixup import Mixup, interpolate
 
-__all__ = ["CutMix", "Generator", "GeneratorSettings", "Mixed", "Mixup", "interpolate"]
+__all__ = [
+    "BlindMixPatch",
+    "CutMix",
+    "Generator",
+    "GeneratorSettings",
+    "MixPatch",
+    "Mixed",
+    "Mixup",
+    "interpolate",
+]

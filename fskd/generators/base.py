@@ -78,9 +78,14 @@ class Generator(ABC):
 
     Args:
         settings: An instance of ``Settings``; the defaults if None.
+
+    Class attributes:
+        Settings: The settings class.
+        asks: Whether ``on_epoch`` asks the teacher, without whom it is refused.
     """
 
     Settings: ClassVar[type[GeneratorSettings]] = GeneratorSettings
+    asks: ClassVar[bool] = False
 
     def __init__(self, settings: GeneratorSettings | None = None) -> None:
         self.settings = settings or self.Settings()
@@ -102,7 +107,25 @@ class Generator(ABC):
         """SettingError unless rows of this shape can be mixed; called before any training."""
 
     def on_epoch(self, tools: Tools) -> None:  # noqa: B027 - most do nothing
-        """Called at the start of every epoch, for generators that search; does nothing here."""
+        """Called when an epoch begins, for generators that search; does nothing here.
+
+        Only in phases that read generated rows, and not before the first step. Of several processes
+        each calls it, and all go on with the first one's ``state_dict``.
+        """
+
+    def passes(self, before: int, epoch: int) -> int:
+        """Passes over the subset for which ``on_epoch`` asks the teacher, to foresee the cost.
+
+        Args:
+            before: The epoch for which it was called before.
+            epoch: The epoch that begins.
+        """
+        return 0
+
+    @property
+    def found(self) -> Sequence[Mapping[str, Any]]:
+        """What searches found, a record of plain values each; kept in the result."""
+        return ()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs (plain values and tensors); empty for most generators."""

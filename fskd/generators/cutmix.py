@@ -46,8 +46,9 @@ class CutMixSettings(GeneratorSettings):
 class CutMix(Generator):
     """Pastes a random box of one sample into another (region mix).
 
-    Yun et al., *CutMix*, ICCV 2019, arXiv 1905.04899; with teacher labels only, as in Wang et al.,
-    NeurIPS 2022, arXiv 2012.02909. Box and lambda are drawn per sample, not per batch. A box spans
+    Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
+    Features*, ICCV 2019, arXiv 1905.04899; with teacher labels only, as in Wang et al., NeurIPS
+    2022, arXiv 2012.02909. Box and lambda are drawn per sample, not per batch. A box spans
     all channels and has as many axes as there are behind the channels; of vectors it is a stretch.
     """
 

@@ -80,6 +80,8 @@ class AB(Method):
     undefined, and the term is left out.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight, margin, reduction, and length of the first phase relative to the main one."""
 

@@ -101,6 +101,7 @@ class AdaMixUp(Method):
         lr: float = Field(1e-3, gt=0, description="Adam's, of the policy.")
 
     settings: Settings
+    family = "mixing"
     passes = (student("logits", "embedding"),)
     needs = Needs(one_process=True)
     default_generator: ClassVar[str | None] = "mixup"

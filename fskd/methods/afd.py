@@ -80,6 +80,8 @@ class AFD(Method):
     row, which batch norm cannot normalise, own terms are left out.
     """
 
+    family = "adversarial"
+
     class Settings(BareSettings):
         """Number of students, weights, and the discriminators' optimiser."""
 

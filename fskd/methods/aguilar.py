@@ -56,6 +56,8 @@ class Aguilar(Method):
     size; generated rows are used like real ones in the first phase.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight, order of the stages, and length of the first phase relative to the main one."""
 

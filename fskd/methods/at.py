@@ -46,6 +46,8 @@ class AT(Method):
     norms), which is what the weight of 1000 belongs to. Generated rows are used like real ones.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight and power of the attention maps."""
 

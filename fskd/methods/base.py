@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fskd.errors import SettingError
 from fskd.methods.objective import Objective
-from fskd.methods.words import Needs, Pass, Phase, Player, Role, Terms
+from fskd.methods.words import Family, Needs, Pass, Phase, Player, Role, Terms
 from fskd.registry import Registry
 from fskd.types import Batch, Outputs, Progress, Settings, Shapes, Tools
 
@@ -101,6 +101,7 @@ class Method(nn.Module):
 
     Class attributes:
         Settings: The settings class.
+        family: Its group in tables of all methods.
         passes: Passes that its terms read; those of the objective need not be named.
         roles: Further networks by name.
         players: Who minimises what, besides the run's optimiser.
@@ -114,12 +115,14 @@ class Method(nn.Module):
         default_generator: Registry name of the generator used unless the run sets another.
         defaults: Run settings that suit the method, nested as in a run configuration; a file,
             options and ``--set`` win over them.
+        example: Networks with which it can be tried where a student like its teacher will not do.
 
     Args:
         settings: An instance of ``Settings``.
     """
 
     Settings: ClassVar[type[BareSettings]] = MethodSettings
+    family: ClassVar[Family] = "other"
     settings: BareSettings
     shapes: Shapes
     rows: Rows = "base"
@@ -127,6 +130,7 @@ class Method(nn.Module):
     needs: Needs = Needs()
     default_generator: ClassVar[str | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}
+    example: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, settings: BareSettings) -> None:
         super().__init__()

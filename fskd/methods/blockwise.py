@@ -48,6 +48,8 @@ class Blockwise(Method):
     enter the maps and KD.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight of the blocks' maps."""
 

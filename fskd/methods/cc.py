@@ -88,6 +88,8 @@ class CC(Method):
     Generated rows are used like real ones; with one row the term is left out.
     """
 
+    family = "relations"
+
     class Settings(MethodSettings):
         """Which form, its weight, and its kernel or width."""
 

@@ -12,10 +12,11 @@ class CE(Method):
     L = CE(s(x), y), with the target 1-e on the label and e/(K-1) on the other classes for
     e = label_smoothing.
 
-    Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016, arXiv
-    1512.00567. As in Yuan et al., CVPR 2020, arXiv 1909.11723, e is spread over the K-1 wrong
-    classes, not over all K.
+    Smoothing is that of Szegedy et al., CVPR 2016, arXiv 1512.00567. As in Yuan et al., CVPR 2020,
+    arXiv 1909.11723, e is spread over the K-1 wrong classes, not over all K.
     """
+
+    family = "control"
 
     class Settings(BareSettings):
         """The objective's smoothing."""

@@ -51,6 +51,8 @@ class Codistillation(Method):
     are not real have no place in it. Both terms enter the divisor of the total.
     """
 
+    family = "online"
+
     class Settings(BareSettings):
         """Number of students, weights, and which predictions are followed from when on."""
 

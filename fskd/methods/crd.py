@@ -103,6 +103,8 @@ class CRD(Method):
     enter the KD term only. With tau below 0.02 exp(1/tau) leaves little of float32: refused.
     """
 
+    family = "relations"
+
     class Settings(MethodSettings):
         """Weight, width, negatives, temperature and momentum of the contrast."""
 

@@ -23,6 +23,8 @@ class CutMixKD(Method):
     everywhere, the total is divided by the weights, and generated rows count as student rows.
     """
 
+    family = "mixing"
+
     class Settings(MethodSettings):
         """The objective's weights."""
 

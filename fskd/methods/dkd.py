@@ -23,6 +23,8 @@ class DKD(Method):
     only, since labels are needed; with two classes the second term is 0.
     """
 
+    family = "logits"
+
     class Settings(MethodSettings):
         """alpha and beta of the paper, and the share of training in which their weight rises."""
 

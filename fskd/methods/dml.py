@@ -43,6 +43,8 @@ class DML(Method):
     mutual term only.
     """
 
+    family = "online"
+
     class Settings(BareSettings):
         """Number of students and weights."""
 

@@ -24,6 +24,8 @@ class ESKD(Method):
     otherwise.
     """
 
+    family = "logits"
+
     class Settings(MethodSettings):
         """The objective's weights, and when the teacher is left."""
 

@@ -85,6 +85,8 @@ class FitNet(Method):
     1x1 map) batch normalisation is undefined, and the term is left out.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight and place of the hint."""
 

@@ -41,6 +41,8 @@ class FSP(Method):
     used like real ones.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight of the flow and length of its phase relative to the main one."""
 

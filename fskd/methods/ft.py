@@ -93,6 +93,8 @@ class FT(Method):
     main phase is left out.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight, form of the factors, and the paraphraser's phase."""
 

@@ -26,6 +26,8 @@ class FunMatch(Method):
     permutation, not the neighbour, so it is one whether lambda or 1-lambda is a row's own share.
     """
 
+    family = "mixing"
+
     class Settings(MethodSettings):
         """The objective's weights."""
 

@@ -92,6 +92,8 @@ class IRG(Method):
     left out.
     """
 
+    family = "relations"
+
     class Settings(MethodSettings):
         """Weights of vertices, edges and transformations."""
 

@@ -76,6 +76,8 @@ class Jacobian(Method):
     networks of any kind whose operations can be differentiated twice.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight and reduction."""
 

@@ -18,6 +18,8 @@ class KD(Method):
     ``kdplus`` has a weight of its own for them.
     """
 
+    family = "logits"
+
     class Settings(MethodSettings):
         """The objective's weights."""
 

@@ -83,6 +83,8 @@ class KDGAN(Method):
     rows only.
     """
 
+    family = "adversarial"
+
     class Settings(BareSettings):
         """Weights, and how players move: a is share, b and g are those of the two KD terms."""
 

@@ -22,6 +22,8 @@ class KDPlus(Method):
     this is exactly ``kd``.
     """
 
+    family = "mixing"
+
     class Settings(MethodSettings):
         """The objective's weights."""
 

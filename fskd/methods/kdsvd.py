@@ -115,6 +115,8 @@ class KDSVD(Method):
     pooled. The paper's form is the default. Generated rows are used like real ones.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight, number of directions, and the matrix that a map is taken for."""
 

@@ -40,6 +40,8 @@ class KnowledgeFlow(Method):
     The student alone is evaluated. Generated rows enter the KL only.
     """
 
+    family = "features"
+
     class Settings(BareSettings):
         """Weights of the labels of the student alone, of leaving the teacher, and of the KL."""
 
@@ -51,7 +53,7 @@ class KnowledgeFlow(Method):
     passes = student("logits"), teacher("stages"), Pass("before", "before", LOGITS)
     roles: Mapping[str, Role] = {"before": Role(weights="ema")}
     unit = frozenset({"flow"})
-    needs = Needs(stages=1)
+    needs = Needs(stages=1, labels=True)
 
     def build(self, shapes: Shapes) -> None:
         """A linear map of each of the teacher's stages, and a score of each source."""

@@ -46,6 +46,8 @@ class LIT(Method):
     sections' term only.
     """
 
+    family = "features"
+
     class Settings(BareSettings):
         """Shares of labels (alpha) and of logits (beta)."""
 

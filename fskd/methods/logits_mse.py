@@ -20,6 +20,8 @@ class LogitsMSE(Method):
     such as a black box's, will not do.
     """
 
+    family = "logits"
+
     class Settings(MethodSettings):
         """Weight of the squares."""
 

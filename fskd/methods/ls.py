@@ -19,6 +19,8 @@ class LS(Method):
     At most a half is smoothed, where two classes are alike.
     """
 
+    family = "control"
+
     class Settings(BareSettings):
         """The objective's smoothing."""
 

@@ -73,6 +73,8 @@ class MEALV2(Method):
     the rate is the usual one. Generated rows are used like real ones.
     """
 
+    family = "adversarial"
+
     class Settings(BareSettings):
         """Weights; labels have none in the paper."""
 

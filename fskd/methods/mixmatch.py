@@ -59,6 +59,8 @@ class MixMatch(Method):
     this one would belong to rows that are mixed.
     """
 
+    family = "semi-supervised"
+
     class Settings(BareSettings):
         """Sharpening, mixing, and the weight of guesses."""
 

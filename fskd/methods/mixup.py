@@ -20,6 +20,8 @@ class Mixup(Method):
     (ce_weight 0 gives the paper's loss).
     """
 
+    family = "mixing"
+
     class Settings(BareSettings):
         """The objective's weights."""
 

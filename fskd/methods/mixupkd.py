@@ -17,10 +17,12 @@ class MixupKD(Method):
     objective and the generator ``mixup`` with ``generator.share`` 1. Where real rows are asked for,
     they have KD's terms. ``kdplus`` keeps them by default, and never mixes labels.
 
-    Zhang et al., *mixup*, ICLR 2018, arXiv 1710.09412, under a teacher, as studied by Das et al.,
-    *An Empirical Analysis of the Impact of Data Augmentation on Knowledge Distillation*, 2020,
-    arXiv 2006.03810. The weights of 0.1 and 0.9 and T = 4 are KD's, not the paper's.
+    Das et al., *An Empirical Analysis of the Impact of Data Augmentation on Knowledge
+    Distillation*, 2020, arXiv 2006.03810, who study mixup (Zhang et al., ICLR 2018, arXiv
+    1710.09412) under a teacher. The weights of 0.1 and 0.9 and T = 4 are KD's, not the paper's.
     """
+
+    family = "mixing"
 
     class Settings(MethodSettings):
         """The objective's weights."""

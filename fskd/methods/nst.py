@@ -61,6 +61,8 @@ class NST(Method):
     memory. Generated rows are used like real ones.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight of the sum over stages."""
 

@@ -68,6 +68,8 @@ class OFD(Method):
     per channel (one row of a 1x1 map) batch normalisation is undefined, and the term is left out.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight beside the published 1e-3, which suits large networks; less for light ones."""
 

@@ -62,6 +62,8 @@ class OKDDip(Method):
     KD only.
     """
 
+    family = "online"
+
     class Settings(BareSettings):
         """Branches, weights, and the share of training in which KD's weight rises."""
 

@@ -85,6 +85,8 @@ class ONE(Method):
     gate's batch norm nothing to normalise by, and own terms are left out.
     """
 
+    family = "online"
+
     class Settings(BareSettings):
         """Branches, weights, and the share of training in which KD's weight rises."""
 

@@ -59,6 +59,8 @@ class PKT(Method):
     row the term is left out.
     """
 
+    family = "relations"
+
     class Settings(MethodSettings):
         """Weight of the divergence, and whether a row is a neighbour of itself."""
 

@@ -66,6 +66,8 @@ class ReMixMatch(Method):
     Values depend on the company and order of rows. Generated rows are left as they are.
     """
 
+    family = "semi-supervised"
+
     class Settings(BareSettings):
         """Sharpening, mixing, views, and the weights of the terms."""
 

@@ -92,6 +92,8 @@ class ReviewKD(Method):
     batch normalisation of the 1x1 map is undefined, and the term is left out.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight, share of training in which it rises (20 of 240 epochs), and greatest width."""
 

@@ -48,6 +48,8 @@ class RKD(Method):
     Generated rows are used like real ones; with fewer than three rows both terms are left out.
     """
 
+    family = "relations"
+
     class Settings(MethodSettings):
         """Weights of both relations."""
 

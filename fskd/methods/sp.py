@@ -48,6 +48,8 @@ class SP(Method):
     largest is 0. Generated rows are used like real ones; with one row the term is left out.
     """
 
+    family = "relations"
+
     class Settings(MethodSettings):
         """Weight of the similarities."""
 

@@ -109,6 +109,8 @@ class SSKD(Method):
     a batch, so the value depends on which rows are together. Real rows only.
     """
 
+    family = "relations"
+
     class Settings(BareSettings):
         """Ratios are shares of the rows kept among those that the teacher gets wrong."""
 

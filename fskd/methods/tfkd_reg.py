@@ -53,6 +53,8 @@ class TfKDReg(Method):
     and the mean is over classes too, hence the multiplier.
     """
 
+    family = "logits"
+
     class Settings(BareSettings):
         """``reg_weight`` is the published a; labels get 1 - a."""
 

@@ -25,6 +25,8 @@ class TfKDSelf(Method):
     ones.
     """
 
+    family = "logits"
+
     class Settings(BareSettings):
         """``reg_weight`` is the published a; labels get 1 - a."""
 

@@ -70,6 +70,8 @@ class VID(Method):
     rows are used like real ones.
     """
 
+    family = "features"
+
     class Settings(MethodSettings):
         """Weight of the sum over stages."""
 

@@ -1,13 +1,31 @@
 """The words in which a method says what it wants: passes, roles, players, terms, phases, needs."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from torch import Tensor
 
 from fskd.methods.objective import NAMES
 
 Mode = Literal["role", "eval", "batch"]
+Family = Literal[
+    "control", "logits", "mixing", "features", "relations", "online", "adversarial",
+    "semi-supervised", "chains", "few-sample", "other",
+]  # fmt: skip
+# In the order in which they are shown, each with what its methods have in common.
+FAMILIES: Final[Mapping[Family, str]] = {
+    "control": "labels alone; what the others are compared with",
+    "logits": "match what the teacher, or one that is made up, says of each image",
+    "mixing": "learn between images, from points that a generator makes",
+    "features": "match the teacher's maps, or how it answers to its input",
+    "relations": "match how the rows of a batch, or of the data, relate to each other",
+    "online": "several students, or branches of one, teach each other",
+    "adversarial": "deceive, or share a loss with, a discriminator",
+    "semi-supervised": "guess labels of unlabelled rows",
+    "chains": "teach through networks between teacher and student",
+    "few-sample": "make the student from the teacher, or train on made-up rows, with few images",
+    "other": "of no family",
+}
 TRAINED = ("student", "roles", "method")
 LOGITS = frozenset({"logits"})
 
@@ -143,6 +161,7 @@ class Needs(NamedTuple):
         min_rows: Own terms are left out in a batch with fewer rows.
         exact_logits: A black box, whose logits are known up to a constant per row, will not do.
         one_process: It has memories, or players, that several processes cannot share.
+        labels: Its own terms read labels, of batches in which the objective may learn none.
     """
 
     stages: int = 0
@@ -154,3 +173,4 @@ class Needs(NamedTuple):
     min_rows: int = 0
     exact_logits: bool = False
     one_process: bool = False
+    labels: bool = False

@@ -33,6 +33,7 @@ class BAN(Procedure):
         generations: int = Field(2, ge=1, description="Students, the last one included.")
 
     settings: Settings
+    family = "chains"
     ensemble = True
 
     @property

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -71,6 +71,8 @@ class TAKD(Procedure):
         assistants: str = Field("auto", description="Networks, the largest first: a,b.")
 
     settings: Settings
+    family = "chains"
+    example: ClassVar[Mapping[str, Any]] = {"student": "cnn_tiny"}
 
     @property
     def hop(self) -> Mapping[str, Any]:

@@ -57,6 +57,7 @@ class Result:
         measured: Of other networks and of logits that methods make of several (an average of the
             student, an ensemble): ``top1``, ``nll``, ``ece`` and, with many classes, ``top5``.
         procedure: What a procedure tells of itself, such as the blocks that it took out.
+        searches: What the generator's searches found, a record each; with ``episode`` if episodic.
         n_unlabelled: Images without labels that the student was shown.
         episodes: Of an episodic run: ``n``, ``top1`` of each, their sample ``std``, and
             ``interval``, half the width of the mean's 95 % t-interval (None for one episode).
@@ -104,6 +105,7 @@ class Result:
     peers_top1: list[float] = field(default_factory=list)
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
     procedure: dict[str, Any] = field(default_factory=dict)
+    searches: list[dict[str, Any]] = field(default_factory=list)
     n_unlabelled: int = 0
     classes: list[str] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -99,6 +99,12 @@ def _show_one(result: Result, console: Console) -> None:
     known = [f"{value:.3f} {where}" for where, value in distances.items() if value is not None]
     if known:
         rows.append(("distance to teacher", ", ".join(known)))
+    if result.searches:
+        last = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in result.searches[-1].items()
+        )
+        rows.append(("searches", f"{len(result.searches)}, the last: {last}"))
     queries = f"{result.teacher_queries:,} teacher queries"
     rows += [
         ("cost", f"{result.steps:,} updates, {result.student_rows:,} student rows, {queries}"),

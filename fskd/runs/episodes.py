@@ -172,6 +172,7 @@ def _one(
                 "teacher_top1": teacher_top1,
                 "peers_top1": found["peers_top1"],
                 "measured": found["measured"],
+                "searches": found.get("searches", []),
                 "phases": found["phases"],
                 "counts": asdict(counts),
                 "evaluate": time.perf_counter() - begun,
@@ -297,6 +298,11 @@ def _summary(job: Job, records: Sequence[Record], episodes: Sequence[Episode]) -
             }
             for name, values in records[0].get("measured", {}).items()
         },
+        "searches": [
+            {"episode": record["episode"], **search}
+            for record in records
+            for search in record.get("searches", [])
+        ],
         "episodes": {
             "n": len(top1),
             "std": spread(top1).std,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, datasets, image_set
 from fskd.errors import SettingError
+from fskd.generators.base import Generator
 from fskd.runs.batches import batch_maker
 from fskd.runs.episodes import first_episode
 from fskd.runs.images import load_data
 from fskd.runs.prepare import NOTHING_GIVEN, Given, Job
 from fskd.runs.training import logits_kept
 from fskd.teachers.base import members
+from fskd.train.batches import BatchMaker
 from fskd.train.loop import phase_steps
 from fskd.types import Batch, DataSplits, ImageSet
 
@@ -27,8 +30,9 @@ class Cost(NamedTuple):
         n_train: Training examples.
         steps: Optimiser updates.
         student_rows: Rows through each student.
-        teacher_queries: Rows through the teacher in training; what methods and generators ask
-            between epochs is not foreseen, and with ``alternate`` it is the expected number.
+        teacher_queries: Rows through the teacher in training, a generator's searches included; what
+            methods ask when a phase begins is not foreseen, and with ``alternate`` it is the
+            expected number.
     """
 
     n_train: int
@@ -87,9 +91,11 @@ def cost(job: Job) -> Cost:
     for phase, steps in zip(phases, phase_steps(phases, job.steps), strict=True):
         batch = batches.batch(start, phase)
         seen = len(batch.inputs)
-        known = n_kept / n * _real_rows(job, batch, phase.generated)
+        known = n_kept / n * real_rows(job, batch, phase.generated)
         rows += steps * seen * phase.trained
         queries += steps * (seen - known) * sum(run.asks for run in phase.runs)
+        if phase.generated:
+            queries += _searched(job.generator, batches, range(start, start + steps))
         start += steps
     if job.teacher is not None:
         queries = (queries + n_kept) * len(members(job.teacher))
@@ -115,7 +121,18 @@ def check_queries(job: Job, world: int = 1) -> None:
         raise SettingError("teacher.queries", job.queries, accepted)
 
 
-def _real_rows(job: Job, batch: Batch, generated: bool) -> float:
+def _searched(generator: Generator | None, batches: BatchMaker, steps: range) -> int:
+    """Rows that a generator asks about when an epoch begins."""
+    if generator is None or not generator.asks:
+        return 0
+    epochs = sorted({batches.epoch(step) for step in steps})
+    return sum(
+        generator.passes(before, epoch) * batches.pass_rows(epoch)
+        for before, epoch in pairwise(epochs)
+    )
+
+
+def real_rows(job: Job, batch: Batch, generated: bool) -> float:
     """Real rows of a step, or their expectation."""
     if not generated or job.generator is None:
         return batch.n_real

@@ -81,6 +81,8 @@ def measure(
         for peer in job.students[1:]
     ]
     found["measured"] = measure_others(job, session)
+    if job.generator is not None:
+        found["searches"] = list(job.generator.found)
     if job.unlabelled is not None:
         found["n_unlabelled"] = len(job.unlabelled.subset)
     if len(subset.val):

@@ -20,6 +20,7 @@ from fskd.runs.track import Tracks
 from fskd.runs.training import train
 from fskd.seeding import torch_generator
 from fskd.teachers.base import Teacher
+from fskd.train.loop import phase_steps
 from fskd.train.optim import build_optimizer, lr_factor
 from fskd.train.watch import Counts
 
@@ -38,6 +39,7 @@ class RunHands:
 
     Attributes:
         counts: What it cost so far.
+        phases: Updates of descents and of the phases of the loop.
         notes: What the procedure keeps in the result.
     """
 
@@ -48,7 +50,7 @@ class RunHands:
         self.teacher, self.student = teacher, job.students[0].to(session.device)
         self.size, self.steps = job.data.train.size, job.steps
         self.rng = torch_generator(job.config.seed, "procedure")
-        self.counts, self.notes = Counts(), dict[str, Any]()
+        self.counts, self.phases, self.notes = Counts(), dict[str, int](), dict[str, Any]()
 
     def images(self) -> Iterator[Tensor]:
         """The subset's images in order, unmoved."""
@@ -61,7 +63,9 @@ class RunHands:
         before, left = self.counts, self.steps - self.counts.step
         if left <= 0:
             return
-        job = self._job._replace(steps=left)
+        job, phases = self._job._replace(steps=left), self._job.method.stretches()
+        lengths = phase_steps(phases, left)
+        self.phases |= dict(zip((phase.name for phase in phases), lengths, strict=True))
         after = train(job, self._session, self.teacher, self._role, self._tracks)
         self.counts = Counts(
             before.step + after.step,
@@ -79,7 +83,7 @@ class RunHands:
         lr: float | None = None,
     ) -> float:
         """Steps of the run's optimiser on a loss of the batches' images."""
-        job, settings = self._job, self._job.config.optim
+        begun, job, settings = time.perf_counter(), self._job, self._job.config.optim
         if lr is not None:
             settings = settings.model_copy(update={"lr": lr})
         batches = batch_maker(job, self._session.device, self._session.runtime.workers)
@@ -99,6 +103,8 @@ class RunHands:
             values.append(value.detach())
             self.counts.student_rows += len(inputs)
         self.counts.step += steps
+        self.phases["before"] = self.phases.get("before", 0) + steps
+        self.counts.seconds += time.perf_counter() - begun
         found = float(torch.stack(list(values)).mean()) if values else 0.0
         if not math.isfinite(found):
             raise TrainingError(f"step {self.counts.step}: the procedure's loss is {found}")
@@ -134,7 +140,7 @@ def carry_out(
     role: str,
     tracks: Tracks,
 ) -> tuple[Counts, dict[str, Any]]:
-    """Does what a procedure does; its counts, and what it keeps in the result.
+    """Does what a procedure does; its counts, and its own fields of a ``Result``.
 
     Args:
         procedure: The procedure.
@@ -150,4 +156,4 @@ def carry_out(
     # Trainings count their own time, earlier attempts included; a procedure does more.
     hands.counts.seconds = max(hands.counts.seconds, time.perf_counter() - begun)
     hands.counts.teacher_queries = hands.teacher.queries
-    return hands.counts, hands.notes
+    return hands.counts, {"phases": hands.phases, "procedure": hands.notes}

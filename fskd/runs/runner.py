@@ -124,8 +124,7 @@ def _train_once(
     begun, found = time.perf_counter(), dict[str, Any]()
     if session.main:
         found, logits = measure(job, teacher, about, session)
-        if about_it:
-            found["procedure"] = about_it
+        found |= about_it
         if procedure is not None and procedure.ensemble:
             found["measured"] |= of_links(job, logits, session)
         save_networks(job, found)

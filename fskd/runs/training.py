@@ -63,7 +63,8 @@ def train(job: Job, session: Session, teacher: Teacher | None, role: str, tracks
             teacher.queries = counts.teacher_queries if session.main else 0
     report = _reporter(job, session, counts, role, tracks)
     save, finish = _saver(job, session, counts)
-    watch = Watch(fabric, counts, report, save, runtime.save_every, runtime.log_every)
+    every = runtime.save_every, runtime.log_every
+    watch = Watch(fabric, counts, report, save, *every, session.screen.say)
     training = Training(task, teacher, batches, job.steps, config.optim, fabric, config.seed, watch)
     try:
         with torch.random.fork_rng():

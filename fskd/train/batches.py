@@ -76,10 +76,17 @@ class BatchMaker:
 
     def one_pass(self, epoch: int) -> Iterator[Batch]:
         """Real rows of the steps that begin in an epoch."""
+        for step in self._begun_in(epoch):
+            yield self.loader.batch(step)
+
+    def pass_rows(self, epoch: int) -> int:
+        """How many rows ``one_pass`` gives, over all processes."""
+        return len(self._begun_in(epoch)) * self.loader.stream.rows
+
+    def _begun_in(self, epoch: int) -> range:
         stream = self.loader.stream
         first = -(-epoch * stream.n // stream.rows)
-        for step in range(first, max(-(-(epoch + 1) * stream.n // stream.rows), first + 1)):
-            yield self.loader.batch(step)
+        return range(first, max(-(-(epoch + 1) * stream.n // stream.rows), first + 1))
 
 
 def with_rows(batch: Batch, name: str, rows: torch.Tensor) -> Batch:

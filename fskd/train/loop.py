@@ -1,6 +1,7 @@
 """The training loop. It knows phases, batches and named losses, and no method."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -90,10 +91,8 @@ def _run_phase(training: Training, learner: Learner, stretch: Stretch, span: Spa
     for step in range(watch.counts.step, span.end):
         done = (step - span.start) / (span.end - span.start)
         progress = Progress(stretch.name, done, step, batches.epoch(step))
-        if batches.generator is not None and (
-            step == 0 or progress.epoch != batches.epoch(step - 1)
-        ):
-            batches.generator.on_epoch(tools(progress, training, "epoch", progress.epoch))
+        if stretch.generated and (step == 0 or progress.epoch != batches.epoch(step - 1)):
+            _begin_epoch(training, progress)
         batch = batches.batch(step, stretch)
         seed_global(derive(seed, "dropout", step, fabric.global_rank), fabric.device)
         if relabels:
@@ -104,6 +103,16 @@ def _run_phase(training: Training, learner: Learner, stretch: Stretch, span: Spa
         terms = learner.update(batch, known, progress, rate)
         watch.count(terms, len(batch.inputs) if trained else 0)
         watch.look(stretch.name, step + 1 == span.end, task, learner.optimizers, teacher)
+
+
+def _begin_epoch(training: Training, progress: Progress) -> None:
+    """The generator may search; all processes go on with what the first one found."""
+    generator, fabric = training.batches.generator, training.fabric
+    if generator is None:
+        return
+    generator.on_epoch(tools(progress, training, "epoch", progress.epoch))
+    if fabric.world_size > 1 and (state := generator.state_dict()):
+        generator.load_state_dict(fabric.broadcast(state))
 
 
 def _relabelled(batch: Batch, training: Training, stretch: Stretch, step: int) -> Batch:
@@ -154,4 +163,5 @@ def tools(progress: Progress, training: Training, *purpose: str | int) -> Tools:
                 return cast(Outputs, net(inputs, taps))
 
     rng = torch_generator(training.seed, *(purpose or ("begin",)))
-    return Tools(progress, ask_net, lambda: batches.one_pass(progress.epoch), rng)
+    pass_over = partial(batches.one_pass, progress.epoch)
+    return Tools(progress, ask_net, pass_over, rng, training.watch.say)

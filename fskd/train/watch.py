@@ -46,6 +46,7 @@ class Watch:
         save: Writes the state of task and optimisers.
         save_every: Seconds between saves.
         log_every: Steps between records.
+        say: Shows the user a line.
     """
 
     fabric: AnyFabric
@@ -54,6 +55,7 @@ class Watch:
     save: Callable[[DistillTask, list[torch.optim.Optimizer]], None]
     save_every: float = 10.0
     log_every: int = 20
+    say: Callable[[str], None] = lambda _: None
     _pending: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
     _saved_at: float = field(default_factory=time.monotonic)
 

@@ -1,4 +1,4 @@
-"""Faults put into methods on purpose: the tests must notice each of them.
+"""Faults put into methods and generators on purpose: the tests must notice each of them.
 
 Run ``python tests/contract/mutants.py [--contract] [method ...]``. Every mutant is a text that is
 replaced in a copy of the package, against which the method's own tests, the recorded values and the
@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("tests/methods/test_{name}.py", "tests/methods/test_{name}_method.py")
+TESTS = ("tests/methods/test_{name}.py", "tests/methods/test_{name}_method.py",
+         "tests/generators/test_{name}.py",
+         "tests/generators/test_{name}_generator.py",
+         "tests/procedures/test_{name}.py")  # fmt: skip
 SHARED = ("tests/test_golden.py", "tests/contract/test_method_contract.py",
           "tests/contract/test_method_passes.py", "tests/contract/test_method_rows.py",
-          "tests/contract/test_method_numbers.py")  # fmt: skip
+          "tests/contract/test_method_numbers.py",
+          "tests/contract/test_generator_contract.py")  # fmt: skip
 
 
 class Mutant(NamedTuple):
     """One fault.
 
     Attributes:
-        method: Whose tests run, and the file unless there is another.
+        method: Whose tests run, and the file unless there is another; or a generator.
         fault: What is wrong.
         old: Text that occurs once in the file.
         new: What stands there instead.
@@ -258,8 +262,48 @@ MUTANTS = (
     Mutant("okddip", "attention over the wrong axis", ".softmax(2)", ".softmax(1)"),
     Mutant("remixmatch", "alignment upside down", "(truth + EPS) / (seen + EPS)",
            "(seen + EPS) / (truth + EPS)"),
+    Mutant("pe", "real and mixed in one step", '"when": "alternate"', '"when": "joint"'),
+    Mutant("pe", "not lengthened", '"scale_epochs": True', '"scale_epochs": False'),
+    Mutant("pe", "no search", '= "blind_mixpatch"', '= "mixpatch"'),
+    Mutant("mixpatch", "first patch's share", "lam.mean(1)", "lam[:, 0]", "generators/mixpatch.py"),
+    Mutant("mixpatch", "parents swapped", "share * first + (1 - share) * partner",
+           "share * partner + (1 - share) * first", "generators/mixpatch.py"),
+    Mutant("mixpatch", "ragged patches accepted", "or common % side", "or axes[0] % side",
+           "generators/mixpatch.py"),
+    Mutant("blind_mixpatch", "smallest divergence", "best = max(means", "best = min(means",
+           "generators/blind_mixpatch.py"),
+    Mutant("blind_mixpatch", "first pair not left out", "own.sides))[1:]", "own.sides))[:]",
+           "generators/blind_mixpatch.py"),
+    Mutant("blind_mixpatch", "an epoch that is skipped misses the search",
+           "epoch // self.every > before // self.every", "epoch % self.every == 0",
+           "generators/blind_mixpatch.py"),
+    Mutant("blind_mixpatch", "start never left", "last = self._found[-1] if self._found else",
+           "last =", "generators/blind_mixpatch.py"),
+    Mutant("blind_mixpatch", "no number taken for one", "if not math.isfinite(mean)",
+           "if math.isinf(mean)", "generators/blind_mixpatch.py"),
     Mutant("remixmatch", "unmixed view counted among mixes", "batch.n_known - len(guess)",
            "batch.n_known"),
+    Mutant("practise", "least recoverable blocks go", "best[path][: n[path]]",
+           "best[path][-n[path] :]", "procedures/practise.py"),
+    Mutant("practise", "classifier trained", 'trains=("student.features",)',
+           'trains=("student",)', "procedures/practise.py"),
+    Mutant("practise", "weights not copied", "net.load_state_dict(kept_state(source.net, missing))",
+           "kept_state(source.net, missing)", "procedures/practise.py"),
+    Mutant("practise", "batches without weight", "sum(value * rows for value, rows in parts) / sum("
+           "rows for", "sum(value for value, rows in parts) / sum(1 for",
+           "procedures/practise.py"),
+    Mutant("practise", "shortcut of the next stack unadapted", "*filter(None, [_shortcut_conv("
+           "net, first)])", "", "models/blocks.py"),
+    Mutant("netgraft", "adaptors forgotten", "for k, matrix in grafts.joints().items():",
+           "for k, matrix in list(grafts.joints().items())[:0]:", "procedures/netgraft.py"),
+    Mutant("netgraft", "joint transposed", '"odhw,dc->ochw"', '"odhw,cd->ochw"',
+           "models/joints.py"),
+    Mutant("netgraft", "blocks in eval mode", "part.train()", "part.eval()",
+           "procedures/netgraft.py"),
+    Mutant("netgraft", "earlier blocks frozen in chains", "grafts.parameters(first, last)",
+           "grafts.parameters(last, last)", "procedures/netgraft.py"),
+    Mutant("netgraft", "fed with the block's own map", "known.stages[first - 1]",
+           "known.stages[first]", "procedures/netgraft.py"),
 )  # fmt: skip
 
 
@@ -339,7 +383,12 @@ def main(names: Sequence[str]) -> int:
     """All mutants, or those of some methods."""
     contract, wanted = "--contract" in names, set(names) - {"--contract"}
     chosen = [mutant for mutant in MUTANTS if not wanted or mutant.method in wanted]
-    there = {one.method for one in chosen if (ROOT / "fskd" / f"methods/{one.method}.py").is_file()}
+    there = {
+        one.method
+        for one in chosen
+        for kind in ("methods", "generators")
+        if (ROOT / "fskd" / kind / f"{one.method}.py").is_file()
+    }
     if not all([healthy(method, contract) for method in sorted(there)]):
         return 1
     return 0 if all([judge(mutant, contract) for mutant in chosen]) else 1

@@ -34,7 +34,7 @@ def test_presets() -> None:
     found = {name: methods.get(name).Settings().objective() for name in methods.names()}
     assert found["ce"] == Objective()
     assert found["kd"] == Objective(0.1, 0.9)
-    assert found["kdplus"] == found["kdregion"] == Objective(0.1, 0.9, 1.0)
+    assert found["kdplus"] == found["kdregion"] == found["pe"] == Objective(0.1, 0.9, 1.0)
     assert found["mixup"] == Objective(mixed_weight=1.0)
     assert found["at"] == found["rkd"] == found["fsp"] == Objective()
     assert found["sskd"] == Objective(0.1, 0.9, 0.0)

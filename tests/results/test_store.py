@@ -46,6 +46,8 @@ FULL = NEEDED | {
     "precision": "bf16-mixed", "split_file": "digits/x-seed0.npz", "split_queries": 1198,
     "episodes": {"n": 2, "std": 0.1, "interval": None, "top1": [0.1, 0.2]},
     "measured": {"ema": {"top1": 0.5, "nll": 1.5, "ece": 0.1}}, "n_unlabelled": 30,
+    "searches": [{"epoch": 50, "alpha": 0.5, "side": "half", "divergence": 1.5, "rows": 9}],
+    "procedure": {"dropped": ["layer1.1"]},
     "classes": ["cat", "dog"], "files": {"train": {"files": 9, "left_out": {".svg": 2}}},
     "notes": ["prefix module. stripped"], "doubts": ["all images are equal"],
 }  # fmt: skip

@@ -60,6 +60,15 @@ def go(out: Path, screen: Screen | None = None, **changes: Any) -> Result:
     return run(resolve(merge(RAW, changes)), Session(runtime, screen or Screen()))
 
 
+@needs_learn2learn
+def test_searches_of_every_episode(tmp_path: Path) -> None:
+    """What a generator found in each, by episode."""
+    searching = {"name": "blind_mixpatch", "every": 3}
+    found = go(tmp_path, method="kdplus", generator=searching, budget={"steps": 5}).searches
+    assert {record["episode"] for record in found} == {0, 1, 2, 3}
+    assert all(record["rows"] > 0 for record in found)
+
+
 def read(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return found

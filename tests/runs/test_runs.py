@@ -49,7 +49,7 @@ def test_compositions(name: str, out: Path, tiny: dict[str, Any]) -> None:
     assert result.steps == 6
 
 
-@pytest.mark.parametrize("generator", ["mixup", "cutmix"])
+@pytest.mark.parametrize("generator", ["mixup", "cutmix", "mixpatch"])
 @pytest.mark.parametrize("name", ["kd", "kdplus", "at", "rkd", "dml"])
 def test_any_generator_with_any_method(
     name: str, generator: str, out: Path, tiny: dict[str, Any]

@@ -32,7 +32,11 @@ def losses(out: Path, launcher: list[str], method: str, more: list[str]) -> list
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--unlabelled", "rest"]], ids=["labelled", "unlabelled"])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["--unlabelled", "rest"], ["generator.name=blind_mixpatch", "generator.every=1"]],
+    ids=["labelled", "unlabelled", "searching"],
+)
 @pytest.mark.parametrize("method", ["kdplus"])
 def test_two_processes_equal_one(method: str, more: list[str], tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

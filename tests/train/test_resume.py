@@ -50,6 +50,7 @@ def go(out: Path, raw: dict[str, Any], screen: Screen) -> Result:
         {"method": "kdplus+fitnet"},
         {"method": "kd", "student": "plain_net:dropout"},
         {"generator": {"name": "mixup", "when": "alternate"}},
+        {"method": "pe", "budget": {"steps": 3}, "generator": {"every": 1}},
     ],
     ids=lambda change: str(change.get("method", "alternate")) + change.get("student", ""),
 )
@@ -72,7 +73,8 @@ def test_stopped_at_several_steps(
     for name in ("student.safetensors", "metrics.jsonl"):
         first, second = ((Path(r.path) / name).read_bytes() for r in (whole, resumed))
         assert first == second, name
-    for field in ("top1", "nll", "student_rows", "teacher_queries", "tv_paths", "final_loss"):
+    for field in ("top1", "nll", "student_rows", "teacher_queries", "tv_paths", "final_loss",
+                  "searches"):  # fmt: skip
         assert getattr(whole, field) == getattr(resumed, field), field
 
 
