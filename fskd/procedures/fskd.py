@@ -61,7 +61,7 @@ class FSKD(Procedure):
     the block's last convolution and its batch normalisation: the architecture stays, and the
     function is the same in eval mode. Images are as they are, their labels are not looked at.
 
-    T. Li, J. Li, Z. Liu and C. Zhang, *Few Sample Knowledge Distillation for Efficient Network
+    Li, Li, Liu and Zhang, *Few Sample Knowledge Distillation for Efficient Network
     Compression*, CVPR 2020, arXiv 1812.01839. Differences: the public code fits to the last batch
     only, here all images count; it has no b, which is free here, since it is merged, and mends
     what cut channels and blocks gave on average (``bias=false`` gives the paper's form; where
@@ -82,6 +82,7 @@ class FSKD(Procedure):
         ridge: float = Field(1e-3, ge=0, description="Pull to the identity, in mean variances.")
 
     settings: Settings
+    family = "few-sample"
     asks = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "optim": {

@@ -4,32 +4,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from fskd.losses.targets import at_least_float32
 from fskd.methods.base import MethodSettings, Step, methods, require
 from fskd.methods.words import Phase, Term, Terms, student, teacher
 from fskd.models.cut import check_cut, cut
 from fskd.models.modes import in_mode
 from fskd.models.taps import FeatureNet
 from fskd.procedures.base import Hands, Procedure
+from fskd.procedures.practise import mimic_loss
 from fskd.types import Outputs, Shapes
-
-
-def mimic_loss(
-    student: Float[Tensor, "rows channels height width"],
-    teacher: Float[Tensor, "rows channels height width"],
-) -> Float[Tensor, ""]:
-    """Mean over all elements of (max(s, 0) - max(t, 0))^2.
-
-    Args:
-        student: Last map before its activation.
-        teacher: The same of the teacher, treated as constant.
-    """
-    s, t = at_least_float32(student).relu(), at_least_float32(teacher.detach()).relu()
-    return (s - t).square().mean()
 
 
 @methods.register("mir")
@@ -40,7 +25,7 @@ class MiR(Procedure):
     last map before pooling, after its ReLU. The student gets the teacher's first blocks of each
     stage, channels of largest L1 norm, and its head, which is frozen. By default no labels.
 
-    H. Wang, J. Liu, X. Ma, Y. Yong, Z. Chai and J. Wu, *Compressing Models with Few Samples:
+    Wang, Liu, Ma, Yong, Chai and Wu, *Compressing Models with Few Samples:
     Mimicking then Replacing*, CVPR 2022, arXiv 2201.02620; optimiser of the authors' later code
     (of PRACTISE), whose 2000 updates of 64 images are left to the run. Differences: students are
     other networks of the family instead of pruned ones. Batch norms are trained with batch
@@ -55,6 +40,7 @@ class MiR(Procedure):
         kd_weight: float = Field(0.0, ge=0)
 
     settings: Settings
+    family = "few-sample"
     passes = student("pre"), teacher("pre")
     phases = (Phase(trains=("student.features",)),)
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -89,7 +75,7 @@ class MiR(Procedure):
 
     def terms(self, step: Step) -> Terms:
         """The last maps."""
-        loss = mimic_loss(step.student.pre[-1], step.teacher.pre[-1])
+        loss = mimic_loss(step.student, step.teacher)
         return {"mir": Term(loss, self.settings.weight)}
 
 
