@@ -60,10 +60,10 @@ def _print_methods(console: Console) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", style="bold", no_wrap=True)
-    table.add_column("paper", width=18 if console.width < NARROW else None)
-    table.add_column("needs")
+    table.add_column("paper", width=18 if console.width < NARROW else None, overflow="fold")
+    table.add_column("needs", overflow="fold")
     table.add_column("rows", justify="right", no_wrap=True)
-    table.add_column("networks")
+    table.add_column("networks", overflow="fold")
     table.add_column("queries", no_wrap=True)
     between = "\n" if console.width < WIDE else ", "
     family = None

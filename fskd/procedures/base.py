@@ -75,7 +75,12 @@ class Procedure(Method):
     """Whether the mean of the softmaxes of all links that are like the student is measured."""
 
     asks: ClassVar[bool] = False
-    """Whether it needs the teacher even where its loop does not."""
+    """Whether it reads the teacher's features beside its loop."""
+
+    @property
+    def updates(self) -> bool:
+        """Whether it makes any updates with these settings."""
+        return True
 
     @property
     def hop(self) -> Mapping[str, Any]:

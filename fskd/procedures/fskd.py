@@ -91,6 +91,11 @@ class FSKD(Procedure):
         }
     }  # fmt: skip
 
+    @property
+    def updates(self) -> bool:
+        """Only if there is something to learn after the fits."""
+        return self.settings.ce_weight > 0 or self.settings.kd_weight > 0
+
     def check(self, student: FeatureNet, teacher: nn.Module, size: Size) -> None:
         """The student is a part of the teacher, and has blocks that can be mended."""
         check_cut(student, teacher, size)
@@ -112,7 +117,7 @@ class FSKD(Procedure):
             hands.say(f"{pair.end.conv}: squared error {share}")
         hands.note("errors", found)
         hands.note("rows_asked", hands.teacher.queries - rows)
-        if self.settings.ce_weight or self.settings.kd_weight:
+        if self.updates:
             hands.train()
         else:
             hands.say("no updates: method.ce_weight and method.kd_weight are 0")

@@ -13,7 +13,10 @@ from torch import Tensor
 from fskd.models.block_ends import block_ends
 from fskd.models.calls import Listener, record
 from fskd.procedures.fskd import pairs_of
+from fskd.resolve import resolve
 from fskd.results.store import Result
+from fskd.runs.estimate import cost
+from fskd.runs.prepare import prepare
 
 GREY = (1, 8, 8)
 
@@ -77,6 +80,15 @@ def test_rows_are_counted(mended: Callable[..., Result]) -> None:
     assert tuned.steps == 20
     assert tuned.student_rows == 200 + 20 * 64
     assert tuned.teacher_queries == 200 + 50  # whose logits are kept
+
+
+def test_the_plan_of_a_run_knows_of_no_updates(tmp_path: Path) -> None:
+    """Unless labels or soft targets have a weight."""
+    for weight, steps in ((0.0, 0), (1.0, 20)):
+        raw = {"method": {"name": "fskd", "ce_weight": weight}, "budget": {"steps": 20}}
+        planned = cost(prepare(resolve(raw), tmp_path))
+        assert (planned.steps, planned.student_rows) == (steps, steps * 64)
+        assert planned.teacher_queries == 0
 
 
 def test_the_teacher_itself_has_nothing_to_mend(
