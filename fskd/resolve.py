@@ -348,8 +348,10 @@ def makes_images(method: Component) -> bool:
 
 
 def needs_teacher(method: Component) -> bool:
-    """True if some phase asks the teacher."""
-    return any(stretch.asks for stretch in described(method.parts).stretches())
+    """True if some phase asks the teacher, or a procedure does."""
+    joint = described(method.parts)
+    besides = any(isinstance(one, Procedure) and one.asks for one in joint.methods.values())
+    return besides or any(stretch.asks for stretch in joint.stretches())
 
 
 def uses_teacher(config: RunConfig) -> bool:

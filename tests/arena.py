@@ -40,7 +40,10 @@ PAIRS: dict[str, tuple[tuple[int, Stages], tuple[int, Stages]]] = {
     "fine": ((4, ((7, 2, 1), (9, 2, 1))), (4, ((7, 1, 1), (9, 1, 2)))),
 }
 # Settings that make a step cheap, and that leave nothing out.
-SETTINGS: dict[str, dict[str, Any]] = {"crd": {"n_negatives": 64, "feat_dim": 6}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "crd": {"n_negatives": 64, "feat_dim": 6},
+    "fskd": {"kd_weight": 1.0},
+}
 # Methods that draw from the global generator, which the loop seeds in every step, and what.
 DRAWS = {"kdgan": "labels"}
 

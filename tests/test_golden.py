@@ -44,6 +44,7 @@ from fskd.methods.pkt import transfer_loss
 from fskd.methods.reviewkd import ReviewKD
 from fskd.methods.sp import similarity_loss
 from fskd.methods.sskd import SSKD, head_loss
+from fskd.models.pointwise import fit_pointwise
 from fskd.train.step import total_loss
 from fskd.types import Batch, Outputs
 
@@ -620,6 +621,12 @@ def check_cutmix(case: Case) -> None:
     kept = 1 - mask.double().mean()
     assert kept.item() == pytest.approx(case.hp("lam_area"), rel=case.rtol)
     case.close(torch.where(mask, case["x"][case["perm"]], case["x"]), "x_mixed")
+
+
+def check_fskd_pointwise(case: Case) -> None:
+    """Least squares over all pixels, without bias."""
+    found = fit_pointwise(case["feat_s"], case["feat_t"], case["mask"])
+    case.close(found.weight[..., None, None], "weight")
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {

@@ -8,10 +8,16 @@ from fskd.procedures.base import Procedure
 ALIKE = {"student": "cnn_small"}
 WANTED: dict[str, dict[str, Any]] = {
     "blockwise": ALIKE,  # equal widths
+    "fskd": {
+        "student": "resnet8",
+        "teacher": {"name": "resnet14"},
+        "method": {"name": "fskd", "kd_weight": 1.0},  # without weights there are no updates
+    },
     "fsp": ALIKE,
     "kdsvd": ALIKE,
     "lit": ALIKE,
     "meal_v2": {"teacher": "cnn_small+cnn_small"},
+    "mir": {"student": "resnet8", "teacher": {"name": "resnet14"}},
     "mixmatch": {"data": {"unlabelled": "rest"}},
     "pe": {"generator": {"scale_epochs": False}},
     "remixmatch": {"data": {"unlabelled": "rest"}},

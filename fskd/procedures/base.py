@@ -99,6 +99,9 @@ class Hands(Protocol):
         repeated after a kill.
         """
 
+    def look(self, images: Tensor) -> None:
+        """Runs the student on images in eval mode and without gradient; rows are counted."""
+
     def say(self, line: str) -> None:
         """Shows a line to the user."""
 
@@ -113,6 +116,14 @@ class Procedure(Method):
     """Whether the mean of the softmaxes of all links that are like the student is measured."""
     makes_images: ClassVar[bool] = False
     """Whether students learn from images that it makes and has labelled, and from no others."""
+
+    asks: ClassVar[bool] = False
+    """Whether it reads the teacher's features beside its loop."""
+
+    @property
+    def updates(self) -> bool:
+        """Whether it makes any updates with these settings."""
+        return True
 
     @property
     def hop(self) -> Mapping[str, Any]:

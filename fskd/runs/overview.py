@@ -15,7 +15,8 @@ from fskd.citation import Citation, citation
 from fskd.methods.base import Method, methods
 from fskd.methods.plan import Stretch
 from fskd.methods.words import FAMILIES, LOGITS, Family, Needs, Role
-from fskd.resolve import resolve
+from fskd.procedures.base import Procedure
+from fskd.resolve import needs_teacher, resolve
 from fskd.runs.batches import batch_maker
 from fskd.runs.estimate import cost, real_rows
 from fskd.runs.prepare import Job, prepare
@@ -128,7 +129,7 @@ def _read(job: Job, method: Method) -> Iterator[str]:
     theirs = job.method.reads("teacher")
     if "logits" in theirs:
         yield "logits"
-    if theirs - LOGITS:
+    if theirs - LOGITS or (isinstance(method, Procedure) and method.asks):
         yield "features"
     elif job.method.reads("student") - LOGITS:
         yield "own features"
@@ -172,7 +173,7 @@ def _networks(job: Job) -> str:
     kinds = Counter(_kind(role) for role in job.method.roles.values())
     found = [str(1 + kinds.pop("network", 0))]
     found += [kind if n == 1 else f"{n} {_plural(kind)}" for kind, n in kinds.items()]
-    if job.teacher is not None and any(stretch.asks for stretch in job.method.stretches()):
+    if job.teacher is not None and needs_teacher(job.config.method):
         n = len(members(job.teacher))
         found.append("teacher" if n == 1 else f"{n} teachers")
     return " + ".join(found)

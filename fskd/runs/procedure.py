@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fskd.data.loader import chunks
 from fskd.errors import TrainingError
+from fskd.models.modes import in_mode
 from fskd.procedures.base import Labelled, Procedure
 from fskd.runs.batches import batch_maker
 from fskd.runs.labelled import Trainings, label, on_labelled, pixels, predict
@@ -140,6 +141,13 @@ class RunHands:
             self._add(train(job, self._session, known, self._role, self._tracks, before))
         self.counts = self._trainings.end(self.counts)
         self._count_phases(steps)
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> None:
+        """Runs the student in eval mode; counted."""
+        self.counts.student_rows += len(images)
+        with in_mode(self.student, "eval"):
+            self.student(images)
 
     def say(self, line: str) -> None:
         """Shows a line."""

@@ -36,7 +36,7 @@ SURROGATE = {
 } | {("adamixup", "policy"): "the rows that it makes are made before the step"}
 
 # Methods whose students have the teacher's classifier, frozen.
-TEACHERS_HEAD = ("practise",)
+TEACHERS_HEAD = ("mir", "practise")
 
 
 @pytest.mark.parametrize("name", NAMES)

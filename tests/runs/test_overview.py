@@ -52,7 +52,7 @@ def test_every_method_is_there(table: dict[str, Entry]) -> None:
         if name not in WITHOUT_PAPER:
             assert one.paper is not None, f"the docstring of '{name}' cites no paper in the form"
             assert 2006 < int(one.paper.year) < 2100
-        assert one.rows > 0
+        assert one.rows > 0 or name == "fskd"  # which makes no updates by itself
         assert one.needs
         assert one.remembered < one.queries + 0.001  # each image once, though it may be of no use
     order = [list(FAMILIES).index(one.family) for one in table.values()]
