@@ -13,7 +13,7 @@ from fskd.errors import FskdError, SettingError, suggest
 from fskd.generators.base import generators
 from fskd.methods.base import methods
 from fskd.methods.compose import described
-from fskd.procedures.base import Procedure
+from fskd.procedures.base import Procedure, procedure_of
 from fskd.raw import Raw, merge
 from fskd.registry import Registry
 from fskd.settings import UNLABELLED, Component, DataConfig
@@ -211,8 +211,8 @@ def _chained(raw: Raw, method: Component) -> object:
     A teacher that has a teacher is a chain already.
     """
     teacher, student = raw.get("teacher"), _student(raw["student"])["student"]
-    one = next(iter(described(method.parts).methods.values()))
-    if not isinstance(one, Procedure) or not isinstance(teacher, Mapping):
+    one = procedure(method)
+    if one is None or not isinstance(teacher, Mapping):
         return teacher
     if teacher.get("teacher") is not None or not isinstance(teacher.get("name"), str):
         return teacher
@@ -341,17 +341,22 @@ def _who_needs_unlabelled(method: Component) -> str:
     return max(views, key=lambda name: views[name]) if any(views.values()) else ""
 
 
+def procedure(method: Component) -> Procedure | None:
+    """The procedure that a method is; None if it is none."""
+    return procedure_of(described(method.parts).methods.values())
+
+
 def makes_images(method: Component) -> bool:
     """True for a procedure whose students learn from images that it makes."""
-    one = methods.get(method.parts[0][0])
-    return issubclass(one, Procedure) and one.makes_images
+    one = procedure(method)
+    return one is not None and one.makes_images
 
 
 def needs_teacher(method: Component) -> bool:
     """True if some phase asks the teacher, or a procedure does."""
-    joint = described(method.parts)
-    besides = any(isinstance(one, Procedure) and one.asks for one in joint.methods.values())
-    return besides or any(stretch.asks for stretch in joint.stretches())
+    one = procedure(method)
+    besides = one is not None and one.asks
+    return besides or any(stretch.asks for stretch in described(method.parts).stretches())
 
 
 def uses_teacher(config: RunConfig) -> bool:

@@ -6,7 +6,7 @@ is chosen, listed and measured like one. It is blind to folders and devices; wha
 the run that it serves is given to it as ``Hands``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -164,3 +164,8 @@ class Procedure(Method):
     def run(self, hands: Hands) -> None:
         """Everything between preparation and measuring; by default the ordinary loop."""
         hands.train()
+
+
+def procedure_of(several: Iterable[Method]) -> Procedure | None:
+    """The procedure among the methods of a run, of which it is then the only one; None without."""
+    return next((one for one in several if isinstance(one, Procedure)), None)

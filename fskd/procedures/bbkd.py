@@ -10,12 +10,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fskd.errors import SettingError
-from fskd.methods.base import BareSettings, methods, require
-from fskd.methods.objective import Objective
+from fskd.methods.base import methods, require
 from fskd.models.taps import FeatureNet
-from fskd.procedures.base import Hands, Procedure
+from fskd.procedures.base import Hands
 from fskd.procedures.pairs import distinct, mixed, pair
-from fskd.procedures.queries import allowed, check_answers, check_mixes, entry, spread
+from fskd.procedures.queries import (
+    Budgeted,
+    BudgetSettings,
+    allowed,
+    check_answers,
+    check_mixes,
+    entry,
+    spread,
+)
 
 AT_ONCE = 256  # pairs that are mixed at once
 
@@ -29,7 +36,7 @@ def least_confident(
 
 
 @methods.register("bbkd")
-class BBKD(Procedure):
+class BBKD(Budgeted):
     """Active mixup: a black box labels the mixes of few images that the student doubts most.
 
     Training 0 is on the n images of the subset. In each of ``rounds`` a pool of pairs is mixed,
@@ -47,13 +54,9 @@ class BBKD(Procedure):
     answer for the unmoved.
     """
 
-    class Settings(BareSettings):
+    class Settings(BudgetSettings):
         """The budget and how it is spent."""
 
-        temperature: float = Field(1.0, gt=0)
-        queries: int | None = Field(
-            None, ge=1, description="Rows asked about in all; teacher.queries, or 13 n, if none."
-        )
         rounds: int = Field(4, ge=1, description="Of choosing, after a training on real images.")
         pool: int = Field(10, ge=1, description="Pairs looked at for each that is chosen.")
         low: float = Field(0.3, ge=0, le=1, description="Smallest share of the grid.")
@@ -66,13 +69,7 @@ class BBKD(Procedure):
                 raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
             return self
 
-        def objective(self) -> Objective:
-            return Objective(0.0, 1.0, 0.0, temperature=self.temperature)
-
     settings: Settings
-    needs = Procedure.needs._replace(one_process=True)
-    makes_images = True
-    family = "few-sample"
 
     def check(self, student: FeatureNet, teacher: nn.Module, size: tuple[int, int, int]) -> None:
         check_answers("bbkd", teacher)

@@ -5,13 +5,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fskd.generators.shares import draw_shares
-from fskd.methods.base import BareSettings, methods
-from fskd.methods.objective import Objective
+from fskd.methods.base import methods
 from fskd.models.cvae import decoded, fitted
 from fskd.models.taps import FeatureNet
-from fskd.procedures.base import Hands, Labelled, Procedure
+from fskd.procedures.base import Hands, Labelled
 from fskd.procedures.pairs import mixed
-from fskd.procedures.queries import allowed, check_answers, check_mixes, entry
+from fskd.procedures.queries import (
+    Budgeted,
+    BudgetSettings,
+    allowed,
+    check_answers,
+    check_mixes,
+    entry,
+)
 
 WIDEST = 3.0  # half of the codes are uniform on [-3, 3]
 
@@ -45,7 +51,7 @@ def codes(count: int, latent: int, rng: torch.Generator) -> Tensor:
 
 
 @methods.register("fs_bbt")
-class FSBBT(Procedure):
+class FSBBT(Budgeted):
     """Few images, their mixes and CVAE samples, labelled once by a black box; no labels are used.
 
     L = T^2*KL(softmax(t/T) || softmax(s/T)), the mean over rows (B, K), with the gradient of
@@ -60,13 +66,9 @@ class FSBBT(Procedure):
     the run's (Adam there). Images that ``data.augment`` moves keep the answer for the unmoved.
     """
 
-    class Settings(BareSettings):
+    class Settings(BudgetSettings):
         """The budget, its shares, and how images are made."""
 
-        temperature: float = Field(1.0, gt=0)
-        queries: int | None = Field(
-            None, ge=1, description="Rows asked about in all; teacher.queries, or 13 n, if none."
-        )
         cvae_share: float = Field(0.1, ge=0, le=1, description="Samples among synthetic images.")
         alpha: float = Field(1.0, ge=0.05, description="Shares come from Beta(alpha, alpha).")
         margin: float = Field(
@@ -75,13 +77,7 @@ class FSBBT(Procedure):
         latent: int = Field(2, ge=1, description="Length of the CVAE's code.")
         cvae_steps: int = Field(1000, ge=1, description="Updates of the CVAE.")
 
-        def objective(self) -> Objective:
-            return Objective(0.0, 1.0, 0.0, temperature=self.temperature)
-
     settings: Settings
-    needs = Procedure.needs._replace(one_process=True)
-    makes_images = True
-    family = "few-sample"
 
     def check(self, student: FeatureNet, teacher: nn.Module, size: tuple[int, int, int]) -> None:
         check_answers("fs_bbt", teacher)

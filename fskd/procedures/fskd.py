@@ -14,6 +14,7 @@ from fskd.models.cut import check_cut, cut, kept_channels
 from fskd.models.pointwise import Moments, merge
 from fskd.models.taps import FeatureNet
 from fskd.procedures.base import Hands, Procedure
+from fskd.procedures.mimic import OPTIM
 
 Size = tuple[int, int, int]
 NOTHING = 1e-12  # share of the teacher's mean square: the block gives what it should already
@@ -84,12 +85,7 @@ class FSKD(Procedure):
     settings: Settings
     family = "few-sample"
     asks = True
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "optim": {
-            "lr": 0.02, "nesterov": False, "weight_decay": 1e-4,
-            "schedule": "milestones", "milestones": [0.4, 0.8],
-        }
-    }  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = {"optim": OPTIM}
 
     @property
     def updates(self) -> bool:

@@ -13,7 +13,7 @@ from fskd.models.cut import check_cut, cut
 from fskd.models.modes import in_mode
 from fskd.models.taps import FeatureNet
 from fskd.procedures.base import Hands, Procedure
-from fskd.procedures.practise import mimic_loss
+from fskd.procedures.mimic import OPTIM, mimic_loss
 from fskd.types import Outputs, Shapes
 
 
@@ -43,12 +43,7 @@ class MiR(Procedure):
     family = "few-sample"
     passes = student("pre"), teacher("pre")
     phases = (Phase(trains=("student.features",)),)
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "optim": {
-            "lr": 0.02, "nesterov": False, "weight_decay": 1e-4,
-            "schedule": "milestones", "milestones": [0.4, 0.8],
-        }
-    }  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = {"optim": OPTIM}
 
     def build(self, shapes: Shapes) -> None:
         """Makes sure that the last maps are alike."""

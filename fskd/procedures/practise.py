@@ -4,32 +4,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from fskd.losses.targets import at_least_float32
 from fskd.methods.base import MethodSettings, Step, methods, require
 from fskd.methods.words import Phase, Term, Terms, student, teacher
 from fskd.models.blocks import kept_state, spare, stacks, surplus, with_gap
 from fskd.models.taps import FeatureNet
 from fskd.procedures.base import Hands, Procedure
-from fskd.types import Outputs, Shapes
+from fskd.procedures.mimic import OPTIM, mimic_loss
+from fskd.types import Shapes
 
 PRE = frozenset({"pre"})
 Scores = Mapping[tuple[str, int], float]
-
-
-def mimic_loss(student: Outputs, teacher: Outputs) -> Float[Tensor, ""]:
-    """Mean over all elements of (F_s - F_t)^2, F the last map before pooling.
-
-    Args:
-        student: With ``pre``; the last map is max(pre[-1], 0), (rows, C, H, W).
-        teacher: The same, treated as constant.
-    """
-    ours, theirs = (at_least_float32(net.pre[-1].relu()) for net in (student, teacher))
-    return F.mse_loss(ours, theirs.detach())
 
 
 def chosen(
@@ -85,12 +72,7 @@ class Practise(Procedure):
     example: ClassVar[Mapping[str, Any]] = {"student": "resnet8", "teacher": "resnet14"}
     passes = student("pre"), teacher("pre")
     phases = (Phase(trains=("student.features",)),)
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "optim": {
-            "lr": 0.02, "nesterov": False, "weight_decay": 1e-4,
-            "schedule": "milestones", "milestones": [0.4, 0.8],
-        }
-    }  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = {"optim": OPTIM}
 
     def build(self, shapes: Shapes) -> None:
         """Makes sure that the last maps are alike."""

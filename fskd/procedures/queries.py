@@ -4,11 +4,35 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+from pydantic import Field
+
 from fskd.errors import SettingError
-from fskd.procedures.base import Hands, Labelled
+from fskd.methods.base import BareSettings
+from fskd.methods.objective import Objective
+from fskd.procedures.base import Hands, Labelled, Procedure
 from fskd.teachers.table import Table
 
 SYNTHETIC = 12  # images for each real one: 24,000 for 2,000 digits in FS-BBT's code
+
+
+class BudgetSettings(BareSettings):
+    """The soft targets, and the budget."""
+
+    temperature: float = Field(1.0, gt=0)
+    queries: int | None = Field(
+        None, ge=1, description="Rows asked about in all; teacher.queries, or 13 n, if none."
+    )
+
+    def objective(self) -> Objective:
+        return Objective(0.0, 1.0, 0.0, temperature=self.temperature)
+
+
+class Budgeted(Procedure):
+    """Base of procedures whose students learn from images that a black box has labelled."""
+
+    needs = Procedure.needs._replace(one_process=True)
+    makes_images = True
+    family = "few-sample"
 
 
 def allowed(own: int | None, budget: int | None, n_train: int, least: int) -> int:

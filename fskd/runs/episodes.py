@@ -21,8 +21,7 @@ from torch import Tensor
 from fskd.config import RunConfig
 from fskd.data.samplers.episodic import Episode, EpisodicSettings, draw_episodes
 from fskd.errors import FskdError, SettingError, TrainingError
-from fskd.methods.base import methods
-from fskd.procedures.base import Procedure
+from fskd.resolve import procedure
 from fskd.results.stats import half_width, spread
 from fskd.results.store import RunDir, write_text
 from fskd.runs.measure import measure, versions
@@ -56,7 +55,7 @@ def check_episodic(config: RunConfig, given: Given) -> None:
     if config.data.split_file is not None:
         accepted = "none with episodic, which draws the examples of every episode"
         raise SettingError("data.split_file", f"'{config.data.split_file}'", accepted)
-    if len(config.method.parts) == 1 and issubclass(methods.get(config.method.name), Procedure):
+    if procedure(config.method) is not None:
         accepted = "a method of one loop with episodic"
         raise SettingError("method", f"'{config.method.name}'", accepted)
     teacher = config.teacher

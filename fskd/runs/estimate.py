@@ -12,7 +12,7 @@ from fskd.config import RunConfig
 from fskd.data.datasets.base import Extent, datasets, image_set
 from fskd.errors import SettingError
 from fskd.generators.base import Generator
-from fskd.procedures.base import Procedure
+from fskd.procedures.base import procedure_of
 from fskd.runs.batches import batch_maker
 from fskd.runs.episodes import first_episode
 from fskd.runs.images import load_data
@@ -85,7 +85,8 @@ def _repeated(one: ImageSet, targets: Tensor) -> ImageSet:
 
 def cost(job: Job) -> Cost:
     """The counts of a prepared run, from one batch of every phase."""
-    if not all(one.updates for one in job.method.methods.values() if isinstance(one, Procedure)):
+    one = procedure_of(job.method.methods.values())
+    if one is not None and not one.updates:
         return Cost(len(job.subset.train), 0, 0, 0)
     batches = batch_maker(job, torch.device("cpu"), 0)
     n_kept = logits_kept(job, batches.loader.fixed_views)

@@ -113,11 +113,11 @@ def measure_others(job: Job, session: Session) -> dict[str, dict[str, float]]:
         if name in job.roles.own and whole and not role.peer:
             logits[name] = ask(job.roles.own[name], f"{name} on the test images", data, session)
     logits |= _of_methods(job, session)
-    scored = {name: scores(rows, data.targets) for name, rows in logits.items()}
-    return {
-        name: {what: value for what, value in values.items() if value is not None}
-        for name, values in scored.items()
-    }
+    return {name: _known_scores(rows, data.targets) for name, rows in logits.items()}
+
+
+def _known_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    return {what: value for what, value in scores(logits, targets).items() if value is not None}
 
 
 @torch.no_grad()
@@ -158,9 +158,9 @@ def of_links(job: Job, logits: Tensor, session: Session) -> dict[str, dict[str, 
         load_weights(net.net, RunDir(folder).student, "teacher")
         about = {"key": made.key, "run": folder.name}
         found.append(on_test(net.to(session.device), about, data.test, session).to(logits))
-    scored = scores(mean_logits(found), data.test.targets)
-    kept = {what: value for what, value in scored.items() if value is not None}
-    return {"ensemble": kept} if len(found) > 1 else {}
+    if len(found) == 1:
+        return {}
+    return {"ensemble": _known_scores(mean_logits(found), data.test.targets)}
 
 
 def save_networks(job: Job, found: Mapping[str, Any]) -> None:

@@ -15,8 +15,7 @@ from fskd.citation import Citation, citation
 from fskd.methods.base import Method, methods
 from fskd.methods.plan import Stretch
 from fskd.methods.words import FAMILIES, LOGITS, Family, Needs, Role
-from fskd.procedures.base import Procedure
-from fskd.resolve import needs_teacher, resolve
+from fskd.resolve import needs_teacher, procedure, resolve
 from fskd.runs.batches import batch_maker
 from fskd.runs.estimate import cost, real_rows
 from fskd.runs.prepare import Job, prepare
@@ -129,7 +128,8 @@ def _read(job: Job, method: Method) -> Iterator[str]:
     theirs = job.method.reads("teacher")
     if "logits" in theirs:
         yield "logits"
-    if theirs - LOGITS or (isinstance(method, Procedure) and method.asks):
+    besides = procedure(job.config.method)
+    if theirs - LOGITS or (besides is not None and besides.asks):
         yield "features"
     elif job.method.reads("student") - LOGITS:
         yield "own features"

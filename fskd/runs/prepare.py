@@ -12,14 +12,13 @@ from fskd.data.splits import Subset
 from fskd.data.unlabelled import Unlabelled
 from fskd.errors import SettingError
 from fskd.generators.base import Generator, generators
-from fskd.methods.base import Method
 from fskd.methods.compose import Joint, join
 from fskd.methods.needs import check_needs
 from fskd.models.checkpoint import load_body
 from fskd.models.sections import reinitialised
 from fskd.models.taps import FeatureNet
 from fskd.models.usable import check_rows
-from fskd.procedures.base import Procedure
+from fskd.procedures.base import procedure_of
 from fskd.resolve import makes_images, needs_teacher, students_needed
 from fskd.results.store import RunDir
 from fskd.runs.asked import check_asked, check_ranks
@@ -229,10 +228,11 @@ def _reads(config: RunConfig) -> frozenset[str]:
 
 
 def _check_procedure(
-    method: Method, student: FeatureNet, teacher: Kind | None, size: tuple[int, int, int]
+    method: Joint, student: FeatureNet, teacher: Kind | None, size: tuple[int, int, int]
 ) -> None:
-    if isinstance(method, Procedure) and teacher is not None:
-        method.check(student, teacher, size)
+    one = procedure_of(method.methods.values())
+    if one is not None and teacher is not None:
+        one.check(student, teacher, size)
 
 
 def prepare(
@@ -293,7 +293,7 @@ def build(
     )
     for name, one in method.methods.items():
         check_needs(name, one.needs, shapes)
-        _check_procedure(one, students[0], teacher, data.train.size)
+    _check_procedure(method, students[0], teacher, data.train.size)
     method.build(shapes)
 
     def fresh(net: FeatureNet, role: str) -> FeatureNet:
@@ -337,7 +337,7 @@ def foreseen(job: Job) -> int | None:
     Raises:
         SettingError: If it may not ask as many as it needs.
     """
-    one = next(iter(job.method.methods.values()))
-    if not isinstance(one, Procedure):
+    one = procedure_of(job.method.methods.values())
+    if one is None:
         return None
     return one.queries(len(job.subset.train), job.steps, rows_allowed(job))

@@ -158,12 +158,6 @@ class RunHands:
         self.notes[name] = value
 
 
-def procedure_of(job: Job) -> Procedure | None:
-    """The procedure of a run; None where methods do all in one loop."""
-    found = next(iter(job.method.methods.values()))
-    return found if isinstance(found, Procedure) else None
-
-
 def carry_out(
     procedure: Procedure,
     job: Job,

@@ -21,6 +21,7 @@ from fskd.data.splits import rank
 from fskd.errors import BusyError, DataError, FskdError, SettingError
 from fskd.models.checkpoint import load_weights
 from fskd.models.taps import FeatureNet
+from fskd.procedures.base import procedure_of
 from fskd.results.store import Result, RunDir, check_writable, write_text
 from fskd.runs.answers import keep
 from fskd.runs.batches import check_processes
@@ -35,7 +36,7 @@ from fskd.runs.prepare import (
     Job,
     prepare,
 )
-from fskd.runs.procedure import carry_out, procedure_of
+from fskd.runs.procedure import carry_out
 from fskd.runs.ranking import fill_pool, make_sampler, ranking_run, split_name
 from fskd.runs.session import Session
 from fskd.runs.teacher import about_all, about_teacher, make_source, mark, teacher_runs
@@ -115,7 +116,8 @@ def _train_once(
     tracks: Tracks,
 ) -> tuple[Counts, dict[str, Any]]:
     """Trains and measures the students of a run; the first process measures and keeps them."""
-    procedure, about_it = procedure_of(job), dict[str, Any]()
+    procedure = procedure_of(job.method.methods.values())
+    about_it = dict[str, Any]()
     if procedure is None:
         counts = train(job, session, teacher, role, tracks)
     else:

@@ -91,7 +91,7 @@ MUTANTS = (
     Mutant("bbkd", "the student starts again", "job.task().load_state_dict(state.task)", "pass",
            "runs/labelled.py"),
     Mutant("bbkd", "labels learned", "Objective(0.0, 1.0", "Objective(1.0, 1.0",
-           "procedures/bbkd.py"),
+           "procedures/queries.py"),
     Mutant("bbkd", "all trainings alike", "list(accumulate(asked))", "asked",
            "procedures/bbkd.py"),
     Mutant("bbkd", "the log begins anew", "MetricsLog(job.folder.metrics if session.main else "

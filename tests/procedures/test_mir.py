@@ -13,7 +13,8 @@ from fskd.errors import SettingError
 from fskd.methods.base import methods
 from fskd.models.catalog import build
 from fskd.models.taps import FeatureNet
-from fskd.procedures.mir import MiR, mimic_loss
+from fskd.procedures.mimic import mimic_loss
+from fskd.procedures.mir import MiR
 from fskd.types import Outputs
 
 RAW = {"student": "resnet8", "method": "mir"}

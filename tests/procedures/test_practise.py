@@ -16,7 +16,8 @@ from fskd.models.catalog import build
 from fskd.models.resnet_cifar import ResNet
 from fskd.models.taps import FeatureNet
 from fskd.models.wrn import WideResNet
-from fskd.procedures.practise import Practise, chosen, mimic_loss
+from fskd.procedures.mimic import mimic_loss
+from fskd.procedures.practise import Practise, chosen
 from fskd.types import Outputs
 
 WIDTHS = (8, 8, 10, 12)
